@@ -1,0 +1,258 @@
+"""One WebSocket connection to the gateway: connect, frames, compression. The only importer of websocket-client.
+
+It does the URL, the proxy, the upgrade and outgoing frames; reading is ours (``frames``, ``inflate``).
+"""
+
+import contextlib
+import ssl
+import time
+import urllib.request
+from collections.abc import Sequence
+from socket import socket as Socket
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import websocket
+
+from .errors import ConfigurationError, CruxError, ProtocolError
+from .frames import MAX_MESSAGE, CloseFrame, FrameReader
+from .inflate import create_inflater
+from .transport import TLSTransport, Transport, dial
+from .version import __version__
+
+USER_AGENT = f"DiscordBot (https://github.com/crux-sync/crux_sync, {__version__})"
+
+#: Deadline for TCP, TLS and the upgrade together, seconds.
+CONNECT_DEADLINE = 20.0
+
+#: How long to read on for the server's close frame after sending ours, seconds.
+CLOSE_DEADLINE = 2.0
+
+#: An inflate that takes this long (seconds; normally microseconds) waited for the GIL: another thread computes.
+GIL_STALL = 0.001
+
+#: After a stall, this many receives are inflated in batches before it is measured again.
+BATCHED_RECEIVES = 64
+
+
+class ConnectFailed(CruxError):
+    """No connection was made. Internal: the shard backs off and tries again."""
+
+
+class Connection:
+    """Socket, frames and inflate context as one object: none outlives the others.
+
+    One thread opens, receives and closes; any thread may send and abort.
+    """
+
+    def __init__(self, compress: str | None = "zlib-stream", max_message: int = MAX_MESSAGE) -> None:
+        self._reader = FrameReader(max_message)
+        self._inflater = create_inflater(compress, max_message)
+        self._transport: Transport | None = None
+        self._dialing: list[Socket] = []
+        self._aborted = False
+        self._batched_receives = 0
+        #: Bytes received, and bytes after inflation.
+        self.received_bytes = self.inflated_bytes = 0
+
+    # ---------------------------------------------------------------- opening
+
+    def open(self, url: str, *, ssl_context: ssl.SSLContext | None = None, proxy: str | None = None) -> None:
+        """Connect and upgrade within CONNECT_DEADLINE. Raises ConnectFailed, with the cause."""
+        deadline = time.monotonic() + CONNECT_DEADLINE
+        try:
+            self._transport = self._upgrade(url, deadline, ssl_context, proxy or environment_proxy(url))
+        except websocket.WebSocketBadStatusException as error:
+            raise ConnectFailed(f"{url} answered the upgrade with HTTP {error.status_code}") from error
+        except (websocket.WebSocketException, OSError, ValueError) as error:
+            raise ConnectFailed(f"{url} cannot be reached: {error or type(error).__name__}") from error
+        finally:
+            self._dialing.clear()
+        if self._aborted:
+            self._transport.shutdown()
+
+    def _upgrade(self, url: str, deadline: float, ssl_context: ssl.SSLContext | None, proxy: str | None) -> Transport:
+        wrapper = TLSWrapper(ssl_context, deadline)
+        options: dict[str, Any] = {
+            "header": [f"User-Agent: {USER_AGENT}"],
+            "suppress_origin": True,
+            # A redirect would carry the token to a host nobody named.
+            "redirect_limit": 0,
+        }
+        if proxy:
+            options |= proxy_options(proxy) | {"timeout": max(deadline - time.monotonic(), 0.001)}
+        else:
+            options["socket"] = self._dial(url, deadline, wrapper)
+        client = websocket.WebSocket(sslopt={"context": wrapper}, enable_multithread=False)
+        try:
+            client.connect(url, **options)
+            status = client.handshake_response.status
+            if status != 101:
+                raise websocket.WebSocketException(f"HTTP {status} instead of an upgrade")
+        except BaseException:
+            if "socket" in options:
+                options["socket"].close()
+            raise
+        stream = client.sock
+        transport = stream if isinstance(stream, Transport) else Transport(stream, deadline)
+        transport.established()
+        return transport
+
+    def _dial(self, url: str, deadline: float, wrapper: "TLSWrapper") -> Transport:
+        parts = urlsplit(url)
+        secure = parts.scheme == "wss"
+        host = parts.hostname or ""
+        sock = dial(host, parts.port or (443 if secure else 80), deadline, self._dialing)
+        if self._aborted:
+            sock.close()
+            raise ConnectionAbortedError("closed while connecting")
+        try:
+            return wrapper.wrap_socket(sock, server_hostname=host) if secure else Transport(sock, deadline)
+        except BaseException:
+            sock.close()
+            raise
+
+    # ---------------------------------------------------------------- receiving
+
+    def receive(self) -> Sequence[bytes] | None:
+        """Wait for bytes; the payloads they complete, perhaps none. None: the connection is over.
+
+        Raises ProtocolError when the stream cannot be read on.
+        """
+        transport, reader = self._transport, self._reader
+        if transport is None or reader.close is not None:
+            return None
+        data = transport.read()
+        if not data:
+            return None
+        self.received_bytes += len(data)
+        messages = reader.feed(data)
+        if reader.pings:
+            self._answer_pings()
+        if not messages:
+            return messages
+        return self._inflate(messages)
+
+    def _inflate(self, messages: list[bytes]) -> Sequence[bytes]:
+        """Per message while that is cheaper; in batches once getting the GIL back is seen to take long."""
+        inflate = self._inflater.inflate
+        if self._batched_receives:
+            self._batched_receives -= 1
+            return inflate(messages, batched=True)
+        if len(messages) == 1:
+            return inflate(messages)
+        started = perf_counter()
+        payloads = list(inflate(messages[:1]))
+        if perf_counter() - started > GIL_STALL:
+            self._batched_receives = BATCHED_RECEIVES
+        payloads += inflate(messages[1:], batched=self._batched_receives > 0)
+        return payloads
+
+    @property
+    def close_frame(self) -> CloseFrame | None:
+        """What the server said when it closed; None while it has not."""
+        return self._reader.close
+
+    # ---------------------------------------------------------------- sending
+
+    def send(self, payload: bytes, *, wait: bool = True) -> bool:
+        """Send a text message. Never blocks on the socket; False when not ``wait`` and a lock was busy."""
+        return self._send_frame(payload, websocket.ABNF.OPCODE_TEXT, wait=wait)
+
+    def send_close(self, code: int) -> None:
+        """Send a close frame. The reader goes on until the server has answered, or is aborted."""
+        self._send_frame(code.to_bytes(2, "big"), websocket.ABNF.OPCODE_CLOSE)
+
+    def _answer_pings(self) -> None:
+        for ping in self._reader.pings:
+            self._send_frame(ping, websocket.ABNF.OPCODE_PONG)
+        self._reader.pings.clear()
+
+    def _send_frame(self, payload: bytes, opcode: int, *, wait: bool = True) -> bool:
+        transport = self._transport
+        if transport is None:
+            return True
+        frame = websocket.ABNF(1, 0, 0, 0, opcode, 1, payload)
+        return transport.write(frame.format(), wait=wait)
+
+    @property
+    def pending_since(self) -> float | None:
+        """Monotonic time since when something sent waits for the kernel to take it."""
+        return self._transport.pending_since if self._transport is not None else None
+
+    def flush(self) -> None:
+        """Push on what is pending. Never waits."""
+        if self._transport is not None:
+            self._transport.flush()
+
+    # ---------------------------------------------------------------- ending
+
+    def abort(self) -> None:
+        """Cut the connection, or the attempt to make one. Any thread; wakes the reader."""
+        self._aborted = True
+        for sock in list(self._dialing):
+            with contextlib.suppress(OSError):
+                sock.shutdown(2)
+        if self._transport is not None:
+            self._transport.shutdown()
+
+    def close(self) -> None:
+        """Free the socket and the buffers. Only the thread that opened it."""
+        self._aborted = True
+        if self._transport is not None:
+            self._transport.close()
+
+
+class TLSWrapper:
+    """Stands where websocket-client expects an SSLContext, and wraps sockets in our own TLS transport."""
+
+    def __init__(self, context: ssl.SSLContext | None, deadline: float) -> None:
+        self._context = context
+        self._deadline = deadline
+
+    def wrap_socket(self, sock: Socket, server_hostname: str = "", **ignored: Any) -> TLSTransport:
+        context = self._context or default_ssl_context()
+        return TLSTransport(sock, self._deadline, context, server_hostname)
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """Certificates and host names are verified; TLS 1.2 at least (protocol, section 1.2)."""
+    global _default_context
+    if _default_context is None:
+        _default_context = ssl.create_default_context()
+    return _default_context
+
+
+#: Loading the system's certificates takes milliseconds and half a megabyte: once a process, not once a shard.
+_default_context: ssl.SSLContext | None = None
+
+
+def proxy_options(proxy: str) -> dict[str, Any]:
+    """websocket-client's options for a proxy url. Raises ConfigurationError."""
+    parts = urlsplit(proxy)
+    kind = {"https": "http"}.get(parts.scheme, parts.scheme)
+    if kind not in ("http", "socks4", "socks4a", "socks5", "socks5h") or not parts.hostname:
+        raise ConfigurationError(
+            f"proxy must be an http, socks4 or socks5 url with a host, not scheme {parts.scheme!r}"
+        )
+    auth = (parts.username, parts.password or "") if parts.username else None
+    return {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or (80 if kind == "http" else 1080),
+        "http_proxy_auth": auth,
+        "proxy_type": kind,
+    }
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the environment names for ``url`` (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), as requests does."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get("https" if parts.scheme == "wss" else "http") or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy
+
+
+__all__ = ["CLOSE_DEADLINE", "USER_AGENT", "ConnectFailed", "Connection", "ProtocolError"]

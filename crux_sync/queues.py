@@ -1,0 +1,159 @@
+"""The queue between shards and one consumer: a real ``queue.Queue`` where a batch costs one lock."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from .events import Event
+
+
+class Closed:
+    """The type of ``CLOSED``."""
+
+    def __repr__(self) -> str:
+        return "<crux_sync.CLOSED>"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+#: What ``subscription.queue.get()`` returns, again and again, once the subscription is closed and drained. Falsy.
+CLOSED: Final = Closed()
+
+#: Bound on the JSON waiting in one queue, bytes.
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class EventQueue(queue.Queue[Any]):
+    """Events for one consumer, bounded by count and by bytes; whichever comes first.
+
+    Any thread may use the methods of ``queue.Queue`` that take events out: ``get``, ``get_nowait``, ``qsize``,
+    ``task_done``, ``join``. Shards put them in with ``offer``.
+    """
+
+    queue: "deque[Event]"
+
+    def __init__(self, maxsize: int, on_room: Callable[[], None], max_bytes: int = MAX_BYTES) -> None:
+        super().__init__(maxsize)
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.closed = False
+        #: Consumers of this queue that wait for an event: while they do, only the byte bound holds.
+        self.overcommitted = 0
+        #: Called, with the queue's lock held, when an event has been taken out.
+        self._on_room = on_room
+
+    # ---------------------------------------------------------------- shards
+
+    @property
+    def room(self) -> int:
+        """How many more events fit. Reads without the lock: exact for whoever fills, a hint for others."""
+        if self.bytes >= self.max_bytes or self.closed:
+            return 0
+        waiting = len(self.queue)
+        if self.overcommitted or self.maxsize <= 0:
+            return 1 << 30
+        return max(self.maxsize - waiting, 0)
+
+    @property
+    def has_space(self) -> bool:
+        """Enough room for a blocked shard to go on: a quarter, so that it does not wake for each event."""
+        return self.closed or self.room >= max(self.maxsize // 4, 1)
+
+    def offer(self, events: Sequence[Event]) -> int:
+        """Put in as many as fit, in order, under one lock; how many. A closed queue takes all, and drops them."""
+        with self.mutex:
+            if self.closed:
+                return len(events)
+            taken = min(len(events), self.room)
+            if taken:
+                self._append(events if taken == len(events) else events[:taken])
+            return taken
+
+    def offer_dropping_oldest(self, events: Sequence[Event]) -> int:
+        """Put in all, making room by dropping the oldest; how many were dropped."""
+        with self.mutex:
+            if self.closed:
+                return 0
+            self._append(events)
+            dropped = 0
+            while self.queue and (len(self.queue) > self.maxsize > 0 or self.bytes > self.max_bytes):
+                self.bytes -= self.queue.popleft().size
+                dropped += 1
+            self._finish(dropped)
+            return dropped
+
+    def _append(self, events: Sequence[Event]) -> None:
+        self.queue.extend(events)
+        self.bytes += sum([event.size for event in events])
+        self.unfinished_tasks += len(events)
+        self.not_empty.notify(len(events))
+
+    # ---------------------------------------------------------------- consumers
+
+    def take(self, most: int, timeout: float | None = None, *, block: bool = True) -> list[Event]:
+        """Up to ``most`` events, waiting for the first. Empty: closed and drained, or none within the time."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.not_empty:
+            while not self.queue:
+                if self.closed or not block:
+                    return []
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    return []
+                self.not_empty.wait(remaining)
+            waiting = self.queue
+            if len(waiting) <= most:
+                events = list(waiting)
+                waiting.clear()
+            else:
+                events = [waiting.popleft() for _ in range(most)]
+            self.bytes -= sum([event.size for event in events])
+            self._on_room()
+            return events
+
+    def finish(self, count: int) -> None:
+        """``task_done`` for ``count`` events at once."""
+        with self.all_tasks_done:
+            self._finish(count)
+
+    def _finish(self, count: int) -> None:
+        self.unfinished_tasks = max(self.unfinished_tasks - count, 0)
+        if not self.unfinished_tasks:
+            self.all_tasks_done.notify_all()
+
+    def task_done(self) -> None:
+        """As in ``queue.Queue``, but calling it for ``CLOSED`` is no error."""
+        self.finish(1)
+
+    def close(self, *, discard: bool = False) -> int:
+        """No more events; what is there can still be taken, unless ``discard``. How many were discarded."""
+        with self.mutex:
+            self.closed = True
+            discarded = len(self.queue) if discard else 0
+            if discard:
+                self.queue.clear()
+                self.bytes = 0
+                self._finish(discarded)
+            self.not_empty.notify_all()
+            self._on_room()
+            return discarded
+
+    def qsize(self) -> int:
+        """Events waiting, ``CLOSED`` not counted."""
+        return len(self.queue)
+
+    # What queue.Queue itself calls, with the lock held. A closed, empty queue always has CLOSED to give.
+
+    def _qsize(self) -> int:
+        return len(self.queue) or (1 if self.closed else 0)
+
+    def _get(self) -> Any:
+        if not self.queue:
+            return CLOSED
+        event = self.queue.popleft()
+        self.bytes -= event.size
+        self._on_room()
+        return event
