@@ -1,7 +1,74 @@
-"""The Discord gateway for threads."""
+"""The Discord gateway for threads.
 
-from .errors import *  # noqa: F403
+::
+
+    from crux_sync import Gateway
+
+    gateway = Gateway("token")
+
+    @gateway.on("MESSAGE_CREATE")
+    def on_message(event):
+        print(event.data["content"])
+
+    gateway.run()
+"""
+
+from .dispatch import BroadcastDispatcher, DemandDispatcher, Dispatcher, PartitionDispatcher
+from .errors import (
+    AuthenticationFailed,
+    CommandTimeout,
+    ConfigurationError,
+    CruxError,
+    CruxWarning,
+    DisallowedIntents,
+    DiscoveryError,
+    FatalCloseError,
+    GatewayClosed,
+    InvalidAPIVersion,
+    InvalidIntents,
+    InvalidShard,
+    PayloadTooLarge,
+    ProtocolError,
+    SessionStartLimitReached,
+    ShardingRequired,
+)
+from .events import Event
+from .gateway import Gateway
 from .intents import Intents
+from .presence import Activity, Presence
+from .queues import CLOSED
+from .shard import Shard
+from .subscription import Subscription
 from .version import __version__
 
-__all__ = ["Intents", "__version__"]
+__all__ = [
+    "CLOSED",
+    "Activity",
+    "AuthenticationFailed",
+    "BroadcastDispatcher",
+    "CommandTimeout",
+    "ConfigurationError",
+    "CruxError",
+    "CruxWarning",
+    "DemandDispatcher",
+    "DisallowedIntents",
+    "DiscoveryError",
+    "Dispatcher",
+    "Event",
+    "FatalCloseError",
+    "Gateway",
+    "GatewayClosed",
+    "Intents",
+    "InvalidAPIVersion",
+    "InvalidIntents",
+    "InvalidShard",
+    "PartitionDispatcher",
+    "PayloadTooLarge",
+    "Presence",
+    "ProtocolError",
+    "SessionStartLimitReached",
+    "Shard",
+    "ShardingRequired",
+    "Subscription",
+    "__version__",
+]

@@ -113,6 +113,11 @@ class Connection:
             sock.close()
             raise
 
+    @property
+    def established(self) -> bool:
+        """Whether the upgrade has succeeded."""
+        return self._transport is not None
+
     # ---------------------------------------------------------------- receiving
 
     def receive(self) -> Sequence[bytes] | None:

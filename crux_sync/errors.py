@@ -27,6 +27,10 @@ class CruxError(Exception):
     """Base of every error of this library."""
 
 
+class CruxWarning(UserWarning):
+    """Something that works, but hardly as meant: an unknown event name, an intent that is missing."""
+
+
 class ConfigurationError(CruxError, ValueError):
     """A value given by the caller breaks a rule; the message names both. Nothing was sent."""
 

@@ -159,9 +159,7 @@ def advice_for_event(name: str, intents: Intents) -> str | None:
     if name not in EVENT_INTENTS:
         near = difflib.get_close_matches(name.upper(), [*EVENT_INTENTS, *SHARD_EVENTS], n=1)
         did_you_mean = f"; did you mean {near[0]!r}?" if near else ""
-        return (
-            f"{name!r} is no documented gateway event{did_you_mean} It will be delivered if Discord sends it"
-        )
+        return f"{name!r} is no documented gateway event{did_you_mean} It will be delivered if Discord sends it"
     needed = EVENT_INTENTS[name]
     if needed and not needed & intents:
         return f"{name} will never arrive: it needs {' or '.join(needed.names())}, which intents does not include"

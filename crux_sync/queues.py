@@ -4,6 +4,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, Final
 
 from .events import Event
@@ -44,6 +45,8 @@ class EventQueue(queue.Queue[Any]):
         self.overcommitted = 0
         #: Called, with the queue's lock held, when an event has been taken out.
         self._on_room = on_room
+        #: Events taken but not handled yet, by the thread that took them. None: nobody asks.
+        self.taken: dict[int, deque[Event]] | None = None
 
     # ---------------------------------------------------------------- shards
 
@@ -111,8 +114,14 @@ class EventQueue(queue.Queue[Any]):
             else:
                 events = [waiting.popleft() for _ in range(most)]
             self.bytes -= sum([event.size for event in events])
-            self._on_room()
+            if self.taken is not None:
+                self.taken.setdefault(get_ident(), deque()).extend(events)
+            self.make_room()
             return events
+
+    def make_room(self) -> None:
+        """Tell whoever fills this queue to look again. The lock is held."""
+        self._on_room()
 
     def finish(self, count: int) -> None:
         """``task_done`` for ``count`` events at once."""
@@ -126,7 +135,35 @@ class EventQueue(queue.Queue[Any]):
 
     def task_done(self) -> None:
         """As in ``queue.Queue``, but calling it for ``CLOSED`` is no error."""
-        self.finish(1)
+        with self.all_tasks_done:
+            self._finish(1)
+            if self.taken:
+                # A pool's threads finish out of order: the oldest that this thread took, else the oldest of any.
+                mine = self.taken.get(get_ident()) or next((one for one in self.taken.values() if one), None)
+                if mine:
+                    mine.popleft()
+
+    def settle(self, event: Event) -> None:
+        """``event`` is handled, whichever thread took it."""
+        with self.all_tasks_done:
+            self._finish(1)
+            for events in (self.taken or {}).values():
+                for index, one in enumerate(events):
+                    if one is event:
+                        del events[index]
+                        return
+
+    def finish_taken(self) -> None:
+        """The current thread is done with every event it took."""
+        if self.taken is not None:
+            with self.all_tasks_done:
+                self._finish(len(self.taken.pop(get_ident(), ())))
+
+    def unhandled(self) -> list[Event]:
+        """Events queued, or taken and not handled, oldest first within each shard."""
+        with self.mutex:
+            taken = [event for events in (self.taken or {}).values() for event in events]
+            return [*taken, *self.queue]
 
     def close(self, *, discard: bool = False) -> int:
         """No more events; what is there can still be taken, unless ``discard``. How many were discarded."""
@@ -138,7 +175,7 @@ class EventQueue(queue.Queue[Any]):
                 self.bytes = 0
                 self._finish(discarded)
             self.not_empty.notify_all()
-            self._on_room()
+            self.make_room()
             return discarded
 
     def qsize(self) -> int:
@@ -155,5 +192,7 @@ class EventQueue(queue.Queue[Any]):
             return CLOSED
         event = self.queue.popleft()
         self.bytes -= event.size
-        self._on_room()
+        if self.taken is not None:
+            self.taken.setdefault(get_ident(), deque()).append(event)
+        self.make_room()
         return event

@@ -258,8 +258,8 @@ class Session:
         link = self.link
         if link is None or link.verdict is not None:
             return None
-        times = [time for time in (link.deadline, link.next_beat) if time is not None]
-        return min(times, default=None)
+        deadline = None if self.blocked else link.deadline
+        return min([time for time in (deadline, link.next_beat) if time is not None], default=None)
 
     def unblocked(self, now: float) -> None:
         """The socket is read again: what was missed while it was not, is no fault of the server."""

@@ -118,12 +118,17 @@ class Transport:
 
 
 class TLSTransport(Transport):
-    """TLS over memory buffers. Certificates and host names are checked by the given context."""
+    """TLS over memory buffers. Certificates and host names are checked by the given context.
 
-    def __init__(self, sock: socket.socket, deadline: float, context: ssl.SSLContext, hostname: str) -> None:
+    Without a ``hostname`` it is the server's side.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float, context: ssl.SSLContext, hostname: str | None) -> None:
         super().__init__(sock, deadline)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=hostname is None, server_hostname=hostname
+        )
         self._tls_lock = Lock()
         self._handshake()
 

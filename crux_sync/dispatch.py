@@ -1,0 +1,351 @@
+"""How events are dealt out: subscriptions, dispatchers, and the hub between shards and consumers.
+
+A shard publishes a batch; the routes say who could get each event; the dispatcher says who does; each queue takes what
+it has room for; and only then does the shard wait for those that are full. Observers (``wait_for``, member collection)
+see every event before it is dealt, take it from nobody and never block.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from threading import Condition, Lock
+from typing import Any, NamedTuple, Protocol
+
+from .errors import ConfigurationError
+from .events import Event
+from .subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[BaseException, Event | None, Any], None]
+
+
+class Gate(Protocol):
+    """The publishing shard, as the hub sees it."""
+
+    def cancelled(self) -> bool:
+        """The shard is to stop now: do not wait for room any longer."""
+
+    def blocking(self) -> AbstractContextManager[None]:
+        """Entered while the shard waits for consumers and does not read its socket."""
+
+
+class Observer(Protocol):
+    """Sees events on the shard's thread; must be quick and never block."""
+
+    names: frozenset[str] | None
+
+    def observe(self, event: Event) -> None: ...
+
+
+# -------------------------------------------------------------------- dispatchers
+
+
+class Dispatcher(ABC):
+    """Base for dispatchers of your own: say which of the candidates get an event.
+
+    ``deal`` runs on shard threads, several at a time, with no lock held. What it raises is reported to ``on_error``,
+    and the event is dropped.
+    """
+
+    #: Events a full consumer could not take may go to another instead.
+    exchangeable = False
+
+    @abstractmethod
+    def deal(self, event: Event, candidates: Sequence[Subscription]) -> Iterable[Subscription]:
+        """Choose among ``candidates``: the open subscriptions whose names and selector match ``event``."""
+
+    def check(self, subscription: Subscription, others: Sequence[Subscription]) -> None:
+        """A subscription is about to join ``others``. Raise ConfigurationError to refuse it."""
+        if subscription.partition is not None:
+            raise ConfigurationError(
+                f"partition={subscription.partition!r} needs a PartitionDispatcher, not {type(self).__name__}"
+            )
+
+
+class BroadcastDispatcher(Dispatcher):
+    """Every subscription whose names and selector match gets the event."""
+
+    def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        return candidates
+
+
+class DemandDispatcher(Dispatcher):
+    """Each event goes to exactly one consumer: the one with the most free room in its queue; ties in turn."""
+
+    exchangeable = True
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        # ``promised`` counts what this batch has dealt but not yet queued. The turn is a hint: a race on it is harmless.
+        best = max(subscription.room for subscription in candidates)
+        equal = [subscription for subscription in candidates if subscription.room == best]
+        self._turn += 1
+        return (equal[self._turn % len(equal)],)
+
+
+class PartitionDispatcher(Dispatcher):
+    """Each event goes to the subscription of its partition: ``gateway.subscribe(partition=...)``.
+
+    ``partitions``: how many (then they are named 0, 1, ...), or their names. ``hash``: a callable that takes an event
+    and returns its partition, or None to discard it; by default the guild decides, so that one guild's events stay in
+    order on one consumer. A consumer without a partition of its own (callbacks, iteration) gets the partitions
+    that nobody has subscribed to.
+    """
+
+    def __init__(
+        self,
+        partitions: int | Iterable[Hashable],
+        hash: Callable[[Event], Hashable | None] | None = None,
+    ) -> None:
+        if isinstance(partitions, bool) or (isinstance(partitions, int) and partitions < 1):
+            raise ConfigurationError(f"partitions must be 1 or more, or the names, not {partitions!r}")
+        names = range(partitions) if isinstance(partitions, int) else partitions
+        self.partitions: tuple[Hashable, ...] = tuple(dict.fromkeys(names))
+        if not self.partitions:
+            raise ConfigurationError("partitions must name at least one partition")
+        if hash is not None and not callable(hash):
+            raise ConfigurationError(f"hash must be a callable that takes an event, not {hash!r}")
+        self._hash = hash or self.by_guild
+
+    def by_guild(self, event: Event) -> Hashable:
+        """The default hash. Events outside guilds count as those of guild 0."""
+        return self.partitions[((event.guild_id or 0) >> 22) % len(self.partitions)]
+
+    def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        partition = self._hash(event)
+        if partition is None:
+            return ()
+        if partition not in self.partitions:
+            raise ConfigurationError(
+                f"hash returned {partition!r}, which is none of the partitions {self.partitions!r}"
+            )
+        for subscription in candidates:
+            if subscription.partition == partition:
+                return (subscription,)
+        return [subscription for subscription in candidates if subscription.partition is None][:1]
+
+    def check(self, subscription: Subscription, others: Sequence[Subscription]) -> None:
+        partition = subscription.partition
+        if partition is None:
+            return
+        if partition not in self.partitions:
+            raise ConfigurationError(f"partition={partition!r} is none of {self.partitions!r}")
+        if any(other.partition == partition for other in others):
+            raise ConfigurationError(f"partition={partition!r} has a subscription already; close that one first")
+
+
+def create_dispatcher(choice: Any) -> Dispatcher:
+    """The ``dispatcher=`` option: an instance, a class, or ``(class, options)``. Raises ConfigurationError."""
+    options: Mapping[str, Any] = {}
+    if isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[1], Mapping):
+        choice, options = choice
+    if isinstance(choice, Dispatcher):
+        return choice
+    if isinstance(choice, type) and issubclass(choice, Dispatcher):
+        try:
+            return choice(**options)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"dispatcher {choice.__name__} with options {dict(options)!r}: {error}"
+            ) from error
+    raise ConfigurationError(f"dispatcher must be a Dispatcher, its class, or (class, options), not {choice!r}")
+
+
+# -------------------------------------------------------------------- routes
+
+
+class Route(NamedTuple):
+    """Who could get the events of one type."""
+
+    subscriptions: tuple[Subscription, ...]
+    observers: tuple[Observer, ...]
+
+
+class Routes(dict[str | None, Route]):
+    """Event type to Route, filled as types are met. Never changed otherwise: the hub replaces it whole."""
+
+    def __init__(self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...]) -> None:
+        super().__init__()
+        self.subscriptions = subscriptions
+        self.observers = observers
+
+    def __missing__(self, type: str | None) -> Route | None:
+        route = Route(
+            tuple(one for one in self.subscriptions if one.names is None or type in one.names),
+            tuple(one for one in self.observers if one.names is None or type in one.names),
+        )
+        wanted = route if route.subscriptions or route.observers else None
+        if len(self) < 1000:  # a server that invents names must not fill our memory
+            self[type] = wanted  # type: ignore[assignment]
+        return wanted
+
+
+# -------------------------------------------------------------------- hub
+
+
+class Hub:
+    """Between shards and consumers. ``publish`` is called by many shards at once; joining and leaving by any thread."""
+
+    def __init__(self, dispatcher: Dispatcher, report: Report) -> None:
+        self.dispatcher = dispatcher
+        self.report = report
+        #: Replaced, never changed, under ``_lock``; read without it.
+        self.routes = Routes((), ())
+        self._lock = Lock()
+        self._room = Condition()
+        self._shards_waiting = 0
+        #: Events that no consumer got: discarded by the hash, or of a partition without a subscription.
+        self.discarded = 0
+
+    # ---------------------------------------------------------------- joining and leaving
+
+    def join(self, subscription: Subscription) -> None:
+        """Add a subscription: it gets every event published from now on. Raises ConfigurationError."""
+        with self._lock:
+            known = self.routes.subscriptions
+            self.dispatcher.check(subscription, known)
+            self.routes = Routes((*known, subscription), self.routes.observers)
+
+    def use(self, dispatcher: Dispatcher) -> None:
+        """Another dispatcher, before the first event. Raises ConfigurationError when a subscription does not fit."""
+        with self._lock:
+            for index, subscription in enumerate(self.routes.subscriptions):
+                dispatcher.check(subscription, self.routes.subscriptions[:index])
+            self.dispatcher = dispatcher
+
+    def leave(self, subscription: Subscription) -> None:
+        with self._lock:
+            rest = tuple(one for one in self.routes.subscriptions if one is not subscription)
+            self.routes = Routes(rest, self.routes.observers)
+        self.room_made()
+
+    def refresh(self) -> None:
+        """The names that a subscription wants have changed."""
+        with self._lock:
+            self.routes = Routes(self.routes.subscriptions, self.routes.observers)
+
+    def observe(self, observer: Observer) -> None:
+        with self._lock:
+            self.routes = Routes(self.routes.subscriptions, (*self.routes.observers, observer))
+
+    def unobserve(self, observer: Observer) -> None:
+        with self._lock:
+            rest = tuple(one for one in self.routes.observers if one is not observer)
+            self.routes = Routes(self.routes.subscriptions, rest)
+
+    # ---------------------------------------------------------------- publishing
+
+    def publish(self, events: Sequence[Event], gate: Gate) -> bool:
+        """Deal ``events`` out, waiting for full consumers. False: cancelled while waiting, some are not delivered."""
+        routes = self.routes
+        if routes.observers:
+            self._show(events, routes)
+        if len(routes.subscriptions) == 1 and self._takes_all(routes.subscriptions[0]):
+            (only,) = routes.subscriptions
+            wanted = events if only.names is None else [one for one in events if one.type in only.names]
+            taken = only.deliver(wanted)
+            return taken == len(wanted) or self._deliver_rest([(only, wanted[taken:])], gate)
+        rest = self._deliver(self._plan(events, routes))
+        return not rest or self._deliver_rest(rest, gate)
+
+    def _takes_all(self, subscription: Subscription) -> bool:
+        return type(self.dispatcher) is BroadcastDispatcher and subscription.selector is None
+
+    def _show(self, events: Sequence[Event], routes: Routes) -> None:
+        for event in events:
+            route = routes[event.type]
+            for observer in route.observers if route is not None else ():
+                observer.observe(event)
+
+    def _plan(self, events: Sequence[Event], routes: Routes) -> dict[Subscription, list[Event]]:
+        shares: dict[Subscription, list[Event]] = {}
+        for event in events:
+            route = routes[event.type]
+            if route is None:
+                continue
+            for subscription in self._choose(event, route.subscriptions):
+                shares.setdefault(subscription, []).append(event)
+                subscription.promised += 1
+        for subscription in shares:
+            subscription.promised = 0
+        return shares
+
+    def _choose(self, event: Event, subscriptions: tuple[Subscription, ...]) -> Iterable[Subscription]:
+        candidates: Sequence[Subscription] = [
+            one for one in subscriptions if one.selector is None or self._selected(one, event)
+        ]
+        if not candidates:
+            return ()
+        try:
+            chosen = self.dispatcher.deal(event, candidates)
+            chosen = chosen if isinstance(chosen, Sequence) else tuple(chosen)
+        except Exception as error:
+            self.report(error, event, self.dispatcher)
+            chosen = ()
+        if not chosen:
+            self.discarded += 1
+        return chosen
+
+    def _selected(self, subscription: Subscription, event: Event) -> bool:
+        assert subscription.selector is not None
+        try:
+            return bool(subscription.selector(event))
+        except Exception as error:
+            self.report(error, event, subscription.selector)
+            return False
+
+    def _deliver(self, shares: Mapping[Subscription, Sequence[Event]]) -> list[tuple[Subscription, Sequence[Event]]]:
+        """Give each its share; what did not fit."""
+        rest = []
+        for subscription, share in shares.items():
+            taken = subscription.deliver(share)
+            if taken < len(share):
+                rest.append((subscription, share[taken:]))
+        return rest
+
+    def _deliver_rest(self, rest: list[tuple[Subscription, Sequence[Event]]], gate: Gate) -> bool:
+        """Wait until the full ones have room again; meanwhile the socket is not read and TCP pushes back."""
+        with gate.blocking():
+            while rest:
+                if not self._wait_for_room(rest, gate):
+                    return False
+                if self.dispatcher.exchangeable:
+                    events = [event for _, share in rest for event in share]
+                    rest = self._deliver(self._plan(events, self.routes))
+                else:
+                    rest = self._deliver(dict(rest))
+        return True
+
+    def _wait_for_room(self, rest: list[tuple[Subscription, Sequence[Event]]], gate: Gate) -> bool:
+        exchangeable = self.dispatcher.exchangeable
+
+        def possible() -> bool:
+            waiting = self.routes.subscriptions if exchangeable else [subscription for subscription, _ in rest]
+            return gate.cancelled() or not waiting or any(one.has_space for one in waiting)
+
+        with self._room:
+            self._shards_waiting += 1
+            try:
+                self._room.wait_for(possible)
+            finally:
+                self._shards_waiting -= 1
+        return not gate.cancelled()
+
+    def room_made(self) -> None:
+        """A consumer took events, closed, or a shard is to stop: whoever waits should look again."""
+        # Seen without the lock: a shard announces itself before it looks for room, a consumer looks after making it.
+        if self._shards_waiting:
+            with self._room:
+                self._room.notify_all()
+
+    def close(self) -> None:
+        """Close every subscription; what is queued can still be taken."""
+        for subscription in self.routes.subscriptions:
+            subscription.close()
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter(self.routes.subscriptions)

@@ -1,0 +1,91 @@
+"""The two REST routes, with scripted failures (protocol, sections 1 and 17.1). Pure."""
+
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .core import Core
+
+
+class Answer(NamedTuple):
+    """An HTTP answer. ``delay``: seconds to wait before sending it."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
+    delay: float = 0.0
+
+
+@dataclass
+class Rest:
+    """Answers requests; what ``script`` holds is answered first, one each."""
+
+    core: Core
+    url: str = ""
+    script: deque[Answer] = field(default_factory=deque)
+    requests: list[str] = field(default_factory=list)
+
+    def answer(self, method: str, target: str, headers: dict[str, str], now: float) -> Answer:
+        path = target.split("?")[0]
+        self.requests.append(f"{method} {path}")
+        if path not in ("/api/v10/gateway", "/api/v10/gateway/bot", "/api/v9/gateway", "/api/v9/gateway/bot"):
+            return self._api_answer(method, path)
+        if self.script:
+            return self.script.popleft()
+        if method != "GET":
+            return as_json(405, {"message": "405: Method Not Allowed", "code": 0})
+        if path.endswith("/gateway"):
+            return as_json(200, {"url": self.url})
+        if not self._authorized(headers):
+            return as_json(401, {"message": "401: Unauthorized", "code": 0})
+        return as_json(200, self._gateway_bot(now))
+
+    def _authorized(self, headers: dict[str, str]) -> bool:
+        core = self.core
+        return headers.get("authorization") == f"Bot {core.settings.token}" and not core.token_revoked
+
+    def _gateway_bot(self, now: float) -> dict[str, object]:
+        core = self.core
+        core.renew(now)
+        return {
+            "url": self.url,
+            "shards": core.settings.shards,
+            "session_start_limit": {
+                "total": core.settings.total,
+                "remaining": core.remaining,
+                "reset_after": 0 if core.resets is None else max(round((core.resets - now) * 1000), 0),
+                "max_concurrency": core.settings.max_concurrency,
+            },
+        }
+
+    def _api_answer(self, method: str, path: str) -> Answer:
+        """The little more that libraries ask for when they log in."""
+        bot = self.core.world.bot
+        if path.endswith("/users/@me"):
+            return as_json(200, bot)
+        if path.endswith(("/oauth2/applications/@me", "/applications/@me")):
+            application = {"id": bot["id"], "name": "crux", "icon": None, "description": "", "bot_public": True}
+            flags = self.core.world.application_flags
+            extra = {
+                "bot_require_code_grant": False,
+                "verify_key": "0" * 64,
+                "owner": bot,
+                "team": None,
+                "flags": flags,
+            }
+            return as_json(200, application | extra)
+        return as_json(404, {"message": "404: Not Found", "code": 0})
+
+
+def as_json(status: int, body: object, **headers: str) -> Answer:
+    extra = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Answer(status, json.dumps(body).encode(), (("Content-Type", "application/json"), *extra))
+
+
+def rate_limited(retry_after: float, *, json_body: bool = True) -> Answer:
+    """HTTP 429: as the API says it, or as the edge does, in plain text (1.3)."""
+    if not json_body:
+        return Answer(429, b"error code: 1015", (("Content-Type", "text/plain"), ("Retry-After", f"{retry_after:g}")))
+    body = {"message": "You are being rate limited.", "retry_after": retry_after, "global": False}
+    return as_json(429, body, Retry_After=f"{retry_after:g}", X_RateLimit_Scope="user")
