@@ -13,6 +13,7 @@
     gateway.run()
 """
 
+from .callbacks import listens
 from .dispatch import BroadcastDispatcher, DemandDispatcher, Dispatcher, PartitionDispatcher
 from .errors import (
     AuthenticationFailed,
@@ -71,4 +72,5 @@ __all__ = [
     "ShardingRequired",
     "Subscription",
     "__version__",
+    "listens",
 ]

@@ -2,10 +2,11 @@
 
 import inspect
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from threading import Condition, Lock, Thread, current_thread
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: Events a worker takes from the queue under one lock.
 TAKE = 256
+
+F = TypeVar("F", bound=Callable[..., object])
 
 ErrorHandler = Callable[[BaseException, Event | None, Any], object]
 
@@ -72,6 +75,21 @@ def check_names(names: Iterable[Any]) -> frozenset[str] | None:
 
 def name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
+
+
+def listens(*names: str, type: Any = None, once: bool = False) -> Callable[[F], F]:
+    """Mark a method as a callback, for ``gateway.add_callbacks(object)``: callbacks grouped in a class.
+
+    Takes what ``gateway.on`` takes. Raises ConfigurationError.
+    """
+    check_names(names)
+
+    def decorate(function: F) -> F:
+        check_callable(function)
+        function.__crux_sync__ = [*getattr(function, "__crux_sync__", ()), (names, type, once)]  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 class Registry:
@@ -217,16 +235,15 @@ class Workers:
 
     def start(self) -> None:
         work = self._work if self._count == 1 else self._work_in_lanes
-        self.threads = [
-            Thread(target=work, name=f"crux-worker-{number}", daemon=True) for number in range(self._count)
-        ]
+        self.threads = [Thread(target=work, name=f"crux-worker-{number}", daemon=True) for number in range(self._count)]
         for thread in self.threads:
             thread.start()
 
-    def join(self, timeout: float | None = None) -> None:
+    def join_until(self, deadline: float) -> None:
+        """Wait for the threads, the current one left out, until ``deadline`` (monotonic seconds)."""
         for thread in self.threads:
             if thread is not current_thread():
-                thread.join(timeout)
+                thread.join(max(deadline - time.monotonic(), 0.05))
 
     def poll(self, most: int | None = None) -> int:
         """Handle up to ``most`` of the events that wait, in this thread; how many."""

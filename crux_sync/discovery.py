@@ -86,10 +86,10 @@ class ContextAdapter(requests.adapters.HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, **kwargs, ssl_context=self._context)  # type: ignore[no-untyped-call]
+        return super().proxy_manager_for(*args, **kwargs, ssl_context=self._context)
 
 
 def retry_delay(response: requests.Response, attempt: int) -> float | None:

@@ -80,7 +80,7 @@ class DemandDispatcher(Dispatcher):
         self._turn = 0
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
-        # ``promised`` counts what this batch has dealt but not yet queued. The turn is a hint: a race on it is harmless.
+        # ``room`` leaves out what this batch has dealt already. The turn is a hint: a race on it is harmless.
         best = max(subscription.room for subscription in candidates)
         equal = [subscription for subscription in candidates if subscription.room == best]
         self._turn += 1
@@ -149,9 +149,7 @@ def create_dispatcher(choice: Any) -> Dispatcher:
         try:
             return choice(**options)
         except TypeError as error:
-            raise ConfigurationError(
-                f"dispatcher {choice.__name__} with options {dict(options)!r}: {error}"
-            ) from error
+            raise ConfigurationError(f"dispatcher {choice.__name__} with options {dict(options)!r}: {error}") from error
     raise ConfigurationError(f"dispatcher must be a Dispatcher, its class, or (class, options), not {choice!r}")
 
 

@@ -93,10 +93,12 @@ class IdentifyLedger:
     """The daily allowance of identifies (8.3). Spending it all resets the token, so it is never spent.
 
     Free while more than half of what was left is left; beyond that, identifies are spaced over the time to the reset.
+    ``planned``: that many at the start are always free; whoever starts has checked that they are granted.
     """
 
-    def __init__(self, total: int, remaining: int, reset_after: float, now: float) -> None:
+    def __init__(self, total: int, remaining: int, reset_after: float, now: float, *, planned: int = 0) -> None:
         self.total = total
+        self._planned = min(planned, remaining)
         self.renew(remaining, reset_after, now)
 
     def renew(self, remaining: int, reset_after: float, now: float) -> None:
@@ -109,6 +111,8 @@ class IdentifyLedger:
     def delay(self, now: float) -> float:
         """Seconds until the next identify is allowed; 0: now."""
         self._turn_over(now)
+        if self._planned > 0:
+            return 0.0
         if self.remaining > self._granted / 2 and self.remaining > 1:
             return 0.0
         left = self._resets - now
@@ -121,6 +125,7 @@ class IdentifyLedger:
         """An identify was sent."""
         self._turn_over(now)
         self.remaining = max(self.remaining - 1, 0)
+        self._planned = max(self._planned - 1, 0)
         self._last = now
 
     def _turn_over(self, now: float) -> None:
@@ -152,7 +157,7 @@ class IdentifyLimiter(Protocol):
 
 
 class LocalIdentifyLimiter:
-    """Identify buckets of one process: ``shard_id % max_concurrency``, one identify each in 5 s, first come first served."""
+    """Identify buckets of one process: ``shard_id % max_concurrency``, one identify in 5 s each, in order of asking."""
 
     def __init__(
         self,

@@ -61,10 +61,9 @@ class Options:
         """The token given, or the environment's. Raises ConfigurationError."""
         token = self.token if self.token is not None else os.environ.get(TOKEN_VARIABLE)
         if not token:
-            raise ConfigurationError(
-                f"no token: give Gateway(token) or set the environment variable {TOKEN_VARIABLE}"
-            )
-        return check_token(token)
+            raise ConfigurationError(f"no token: give Gateway(token) or set the environment variable {TOKEN_VARIABLE}")
+        check_token(token)
+        return token
 
 
 def unchecked(value: Any) -> Any:

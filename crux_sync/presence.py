@@ -77,9 +77,7 @@ class Presence:
         if not isinstance(self.afk, bool):
             raise ConfigurationError(f"afk={self.afk!r} must be True or False")
         if isinstance(self.activities, str | bytes | Mapping) or not isinstance(self.activities, Iterable):
-            raise ConfigurationError(
-                f"activities={self.activities!r} must be a list of activities; empty clears them"
-            )
+            raise ConfigurationError(f"activities={self.activities!r} must be a list of activities; empty clears them")
         object.__setattr__(self, "activities", tuple(Activity.of(one) for one in self.activities))
 
     @classmethod

@@ -14,11 +14,23 @@ Section numbers are those of the protocol digest.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, NamedTuple
 
+from .actions import (
+    Action,
+    Dial,
+    Disconnect,
+    Emit,
+    Fail,
+    Redial,
+    SavedSession,
+    SendHeartbeat,
+    SendIdentify,
+    SendResume,
+    State,
+)
 from .close_codes import CONNECTION_LOST, Outcome, close_policy
-from .errors import FatalCloseError, ProtocolError
+from .errors import ProtocolError
 from .opcodes import Opcode
 
 #: Deadlines, seconds. Outages make READY late (6.5), and giving up costs an identify: generous.
@@ -43,80 +55,6 @@ UNANSWERED_BEATS = 3
 #: Our own close codes. 1000 and 1001 end the session (6.6), so they mean just that.
 CLOSE_RESUMABLE = 4000
 CLOSE_FOR_GOOD = 1000
-
-
-class State(StrEnum):
-    """What a shard is doing."""
-
-    CONNECTING = "connecting"
-    IDENTIFYING = "identifying"
-    RESUMING = "resuming"
-    READY = "ready"
-    WAITING = "waiting"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-class SendHeartbeat(NamedTuple):
-    """Send op 1 with this sequence."""
-
-    sequence: int | None
-
-
-class SendIdentify(NamedTuple):
-    """Send op 2; the driver adds the token and the presence."""
-
-
-class SendResume(NamedTuple):
-    """Send op 6; the driver adds the token."""
-
-    session_id: str
-    sequence: int
-
-
-class Disconnect(NamedTuple):
-    """Leave this connection. ``drop``: the peer is not answering, do not wait for its close frame."""
-
-    code: int
-    why: str
-    drop: bool = False
-
-
-class Emit(NamedTuple):
-    """Tell consumers about the life of the shard."""
-
-    type: str
-    data: dict[str, Any]
-
-
-class Redial(NamedTuple):
-    """Connect again after ``delay`` seconds."""
-
-    delay: float
-
-
-class Fail(NamedTuple):
-    """Stop: trying again would fail in the same way."""
-
-    error: FatalCloseError
-
-
-Action = SendHeartbeat | SendIdentify | SendResume | Disconnect | Emit | Redial | Fail
-
-
-class Dial(NamedTuple):
-    """Where the next connection goes. ``url`` None: the gateway's own url."""
-
-    url: str | None
-    resume: bool
-
-
-class SavedSession(NamedTuple):
-    """What a session store keeps of a session (no token)."""
-
-    session_id: str
-    resume_url: str | None
-    sequence: int
 
 
 @dataclass(slots=True)
@@ -281,6 +219,11 @@ class Session:
         if self.link is None or self.link.verdict is not None:
             return []
         return self.leave(self.link, Outcome.RESUME, why, drop=True)
+
+    def closing(self, *, resumable: bool) -> None:
+        """The user closes: say nothing more on this connection, and forget the session unless it is to be kept."""
+        if self.link is not None:
+            self.link.verdict = Verdict(Outcome.RESUME if resumable else Outcome.IDENTIFY, 0.0, "closing")
 
     def dial_failed(self, reason: str, *, resume_url: bool, now: float) -> list[Action]:
         """No connection was made. That never costs a session."""

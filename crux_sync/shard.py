@@ -13,30 +13,18 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import UNSET
 
+from .actions import Action, Dial, Disconnect, Emit, Fail, Redial, SendHeartbeat, SendIdentify, SendResume, State
 from .connection import CLOSE_DEADLINE, ConnectFailed, Connection
 from .dispatch import Hub, Routes
 from .errors import FatalCloseError, ProtocolError
-from .events import UNSET, Event, decode_json, encode_json, envelope_decoder
+from .events import Event, decode_json, encode_json, envelope_decoder
 from .heartbeat import Heartbeater
 from .intents import Intents
 from .limits import IdentifyLimiter, IdentifyTicket
 from .opcodes import Opcode
-from .session import (
-    CLOSE_FOR_GOOD,
-    CLOSE_RESUMABLE,
-    Action,
-    Dial,
-    Disconnect,
-    Emit,
-    Fail,
-    Redial,
-    SendHeartbeat,
-    SendIdentify,
-    SendResume,
-    Session,
-    State,
-)
+from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +140,7 @@ class Shard:
             self._abandoning = self._abandoning or abandon
             if not self._stopping.is_set():
                 self._close_code = CLOSE_RESUMABLE if resumable else CLOSE_FOR_GOOD
+                self.session.closing(resumable=resumable)
                 self._stopping.set()
         if (ticket := self._ticket) is not None:
             ticket.cancel()
@@ -205,8 +194,6 @@ class Shard:
             self.session.link = None
             if self.session.state is not State.FAILED:
                 self.session.state = State.STOPPED
-            if self._close_code == CLOSE_FOR_GOOD:
-                self.session.forget()
         self._wiring.heartbeater.schedule(self, None)
 
     def _connect_and_read(self) -> float | None:
@@ -284,6 +271,8 @@ class Shard:
     def _lost(self, connection: Connection, broken: str | None) -> list[Action]:
         frame = connection.close_frame
         with self._lock:
+            if self._stopping.is_set():
+                self.session.closing(resumable=self._close_code == CLOSE_RESUMABLE)
             if frame is not None:
                 return self.session.lost(frame.code, frame.reason, time.monotonic())
             return self.session.lost(None, broken or "", time.monotonic())

@@ -115,7 +115,8 @@ class Subscription:
     def __repr__(self) -> str:
         wants = "every event" if self.names is None else ", ".join(sorted(self.names)) or "nothing"
         state = ", closed" if self.closed else ""
-        return f"<Subscription to {wants}: {self.waiting} waiting, {self.delivered} delivered, {self.dropped} dropped{state}>"
+        counts = f"{self.waiting} waiting, {self.delivered} delivered, {self.dropped} dropped"
+        return f"<Subscription to {wants}: {counts}{state}>"
 
     def _take(self, most: int, timeout: float | None) -> list[Event]:
         self.queue.finish_taken()

@@ -1,6 +1,7 @@
 """The frame reader: any cut of the stream gives the same messages, and nothing odd gets through."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 import websocket
@@ -23,7 +24,7 @@ def frame(payload: bytes, opcode: int = BINARY, *, final: bool = True, reserved:
 def feed_in_pieces(reader: FrameReader, data: bytes, cuts: list[int]) -> list[bytes]:
     messages = []
     edges = sorted({0, len(data), *[cut % (len(data) + 1) for cut in cuts]})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         messages += reader.feed(data[start:stop])
     return messages
 
@@ -45,7 +46,7 @@ def test_cuts_make_no_difference(payloads, cuts):
 def test_cut_at_every_byte():
     payloads = [b"a", b"b" * 130, b"", b"c" * 70_000]
     data = b"".join(frame(payload) for payload in payloads)
-    for cut in [*range(0, 160), len(data) - 1]:
+    for cut in [*range(160), len(data) - 1]:
         reader = FrameReader()
         assert reader.feed(data[:cut]) + reader.feed(data[cut:]) == payloads
 

@@ -113,7 +113,5 @@ def test_an_ended_stream():
 
 
 def test_endless_partial_messages_meet_the_limit():
-    inflater = create_inflater("zlib-stream", 10_000)
     with pytest.raises(ProtocolError, match="10000"):
-        for _ in range(100):
-            inflater.inflate([b"x" * 1000])
+        create_inflater("zlib-stream", 10_000).inflate([b"x" * 1000] * 100)

@@ -3,12 +3,7 @@
 import pytest
 
 from crux_sync import errors
-from crux_sync.close_codes import CLOSE_POLICY, Outcome
-from crux_sync.session import (
-    BACKOFF_CAP,
-    HELLO_DEADLINE,
-    IDENTIFY_BACKOFF_CAP,
-    READY_DEADLINE,
+from crux_sync.actions import (
     Dial,
     Disconnect,
     Emit,
@@ -18,9 +13,10 @@ from crux_sync.session import (
     SendHeartbeat,
     SendIdentify,
     SendResume,
-    Session,
     State,
 )
+from crux_sync.close_codes import CLOSE_POLICY, Outcome
+from crux_sync.session import BACKOFF_CAP, HELLO_DEADLINE, IDENTIFY_BACKOFF_CAP, READY_DEADLINE, Session
 
 HELLO, HEARTBEAT, RECONNECT, INVALID, ACK = 10, 1, 7, 9, 11
 INTERVAL = 40.0
@@ -243,7 +239,7 @@ def test_reconnect_before_hello_and_while_identifying():
 def test_a_server_that_says_nothing_but_reconnect_is_met_with_backoff():
     session = ready()
     delays = []
-    for attempt in range(6):
+    for _ in range(6):
         session.receive(RECONNECT, None, 0.0)
         delays.append(redial(session.lost(None, "", 0.0)).delay)
         opened(session, 0.0)

@@ -289,7 +289,7 @@ class Core:
         return shard[0], shard[1]
 
     def check_intents(self, data: dict[str, Any]) -> Intents:
-        value = data.get("intents")
+        value: Any = data.get("intents")
         if not is_integer(value) or value < 0 or value & ~ALL:
             raise Breach("invalid_intents", 4013)
         if value & PRIVILEGED & ~self.settings.granted_intents:

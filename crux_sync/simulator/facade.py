@@ -93,7 +93,8 @@ class Simulator:
 
     @property
     def port(self) -> int:
-        return self._server.port
+        port: int = self._server.port
+        return port
 
     @property
     def url(self) -> str:

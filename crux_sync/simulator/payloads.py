@@ -9,9 +9,25 @@ from .world import Guild, World
 
 WHEN = "2026-11-24T12:00:00.000000+00:00"
 
-WORDS = (
-    ["the", "a", "bot", "guild", "shard", "event", "gateway", "queue", "thread", "reply", "message", "server", "channel", "role", "user", "please", "thanks"]
-)
+WORDS = [
+    "the",
+    "a",
+    "bot",
+    "guild",
+    "shard",
+    "event",
+    "gateway",
+    "queue",
+    "thread",
+    "reply",
+    "message",
+    "server",
+    "channel",
+    "role",
+    "user",
+    "please",
+    "thanks",
+]
 
 
 class Maker:
@@ -22,7 +38,7 @@ class Maker:
         self.random = source
 
     def make(self, name: str, guild: Guild | None = None) -> Any:
-        """Data for event ``name``, in ``guild`` or one by chance. Raises KeyError for a name that is not documented."""
+        """Data for event ``name``, in ``guild`` or one by chance. Raises KeyError for an undocumented name."""
         EVENT_INTENTS[name]
         if guild is None and self.world.guilds:
             guild = self.random.choice(list(self.world.guilds.values()))
@@ -190,9 +206,7 @@ MAKERS: dict[str, Callable[[Maker, Guild], Any]] = {
     "SUBSCRIPTION_CREATE": subscription,
     "SUBSCRIPTION_UPDATE": subscription,
     "SUBSCRIPTION_DELETE": subscription,
-    "GUILD_CREATE": lambda maker, guild: (
-        guild.properties | {"member_count": guild.member_count, "unavailable": False}
-    ),
+    "GUILD_CREATE": lambda maker, guild: guild.properties | {"member_count": guild.member_count, "unavailable": False},
     "GUILD_UPDATE": lambda maker, guild: guild.properties,
     "GUILD_DELETE": lambda maker, guild: {"id": guild.id, "unavailable": True},
     "GUILD_BAN_ADD": Maker.user_in_guild,

@@ -30,6 +30,10 @@ from .wire import Encoder
 
 logger = logging.getLogger(__name__)
 
+#: websockets would log every frame at DEBUG, and frames hold tokens.
+silent = logging.getLogger(f"{__name__}.frames")
+silent.disabled = True
+
 #: A request head that is longer is no client of ours, bytes.
 LONGEST_HEAD = 64 * 1024
 
@@ -54,7 +58,7 @@ class Link:
         self.transport: Transport | None = None
         self.peer: Peer | None = None
         self.encoder = Encoder(None)
-        self.protocol = ServerProtocol(max_size=1 << 20)
+        self.protocol = ServerProtocol(max_size=1 << 20, logger=silent)
         self.protocol_lock = threading.Lock()
         self.outbox: deque[Send | Close | bytes] = deque()
         self.ready = threading.Condition()

@@ -1,6 +1,7 @@
 """Payloads to WebSocket messages: compression, text and binary, splitting (protocol, section 5). Pure."""
 
 import zlib
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..inflate import import_zstd
@@ -36,7 +37,5 @@ class Encoder:
         if self.split < 2 or len(data) < self.split + 4:
             return [Message(data, False)]
         step = max((len(data) - 2) // (self.split - 1), 1)
-        edges = [*range(0, len(data) - 2, step)][: self.split - 1] + [len(data) - 2, len(data)]
-        return [
-            Message(data[start:stop], False) for start, stop in zip(edges, edges[1:], strict=False) if start < stop
-        ]
+        edges = [*list(range(0, len(data) - 2, step))[: self.split - 1], len(data) - 2, len(data)]
+        return [Message(data[start:stop], False) for start, stop in pairwise(edges)]

@@ -1,0 +1,257 @@
+"""The consumers' side of a gateway: callbacks, subscriptions, iteration, waiting for one event."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from threading import Condition
+from typing import Any, TypeVar, overload
+
+from .callbacks import Callback, ErrorHandler, Registry, Workers, check_callable, check_names, create_decoder
+from .dispatch import Hub, create_dispatcher
+from .errors import ConfigurationError, CruxError, CruxWarning, GatewayClosed
+from .events import Event
+from .intents import advice_for_event
+from .options import Options, check_overflow, whole_number
+from .subscription import Subscription
+from .waiting import Waiter
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Consumers:
+    """What receives events. ``Gateway`` adds what brings them."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        #: Guards the phase, the failure and the callbacks' subscription; notified when one of the first two changes.
+        self._condition = Condition()
+        #: "new", "starting", "running", "closing", "closed"
+        self._phase = "new"
+        self._failure: BaseException | None = None
+        self._process = os.getpid()
+        self._registry = Registry(self._callbacks_changed)
+        self._hub = Hub(create_dispatcher(options.dispatcher), self._registry.report)
+        self._workers: Workers | None = None
+        self._callbacks: Subscription | None = None
+        self._callbacks_joined = False
+        self._waiters: set[Waiter] = set()
+
+    # ---------------------------------------------------------------- callbacks
+
+    def on(self, *names: str, type: Any = None) -> Callable[[F], F]:
+        """Decorate a function to be called with each event of these names; without names, with every event.
+
+        ``type``: a msgspec Struct, dataclass or TypedDict to decode ``event.data`` into; a payload that does not fit
+        goes to ``on_error``. The function is returned unchanged. Callbacks run on worker threads, never on a shard's.
+        Raises ConfigurationError (a coroutine function, no event name); warns of names and intents that look wrong.
+        """
+        return self._register(names, type, once=False)
+
+    def once(self, *names: str, type: Any = None) -> Callable[[F], F]:
+        """As ``on``, for the first such event only."""
+        return self._register(names, type, once=True)
+
+    def _register(self, names: tuple[str, ...], type: Any, *, once: bool) -> Callable[[F], F]:
+        wanted = check_names(names)
+        self._warn_of_names(wanted or ())
+
+        def decorate(function: F) -> F:
+            self._registry.add(Callback(function, wanted, type, once))
+            return function
+
+        return decorate
+
+    def add_callbacks(self, group: Any) -> None:
+        """Register the methods of ``group`` that ``crux_sync.listens`` marked: callbacks grouped in a class."""
+        found = 0
+        for attribute in dir(group):
+            for names, type, once in getattr(getattr(group, attribute), "__crux_sync__", ()):
+                self._register(names, type, once=once)(getattr(group, attribute))
+                found += 1
+        if not found:
+            raise ConfigurationError(f"{group!r} has no method marked with crux_sync.listens(...)")
+
+    def remove(self, function: Callable[..., object]) -> bool:
+        """Stop calling ``function``; whether it was registered. A call that is under way goes on."""
+        return self._registry.remove(function)
+
+    @overload
+    def on_error(self, function: F) -> F: ...
+    @overload
+    def on_error(self) -> Callable[[F], F]: ...
+    def on_error(self, function: Any = None) -> Any:
+        """Decorate ``(error, event, callback)`` to be told what callbacks, selectors and hashes raise.
+
+        ``event`` is None where none was at hand. Without such a function errors are logged with their traceback.
+        """
+        if function is None:
+            return self.on_error
+        check_callable(function)
+        handler: ErrorHandler = function
+        self._registry.error_handlers = (*self._registry.error_handlers, handler)
+        return function
+
+    def poll(self, max_events: int | None = None) -> int:
+        """With ``workers=0``: call the callbacks for what waits, in this thread, never blocking; how many events."""
+        if self._options.workers:
+            raise ConfigurationError("poll() is for workers=0; here worker threads call the callbacks")
+        self._check_process()
+        return self._workers.poll(max_events) if self._workers is not None else 0
+
+    def _callbacks_changed(self) -> None:
+        """The callbacks together are one consumer, and only while there are any."""
+        with self._condition:
+            subscription = self._callbacks
+            if subscription is None or subscription.closed:
+                return
+            subscription.names = self._registry.names
+            wanted, joined = len(self._registry) > 0, self._callbacks_joined
+            self._callbacks_joined = wanted
+        if wanted and not joined:
+            self._hub.join(subscription)
+        elif joined and not wanted:
+            self._hub.leave(subscription)
+        else:
+            self._hub.refresh()
+
+    def _warn_of_names(self, names: Any) -> None:
+        for name in sorted(names):
+            advice = advice_for_event(name, self._options.intents)
+            if advice:
+                warnings.warn(advice, CruxWarning, stacklevel=4)
+
+    # ---------------------------------------------------------------- consumers
+
+    def subscribe(
+        self,
+        *names: str,
+        selector: Callable[[Event], object] | None = None,
+        maxsize: int | None = None,
+        overflow: str | None = None,
+        partition: Hashable | None = None,
+        type: Any = None,
+    ) -> Subscription:
+        """A queue of events of one's own: those of these names (default: all) for which ``selector`` says true.
+
+        ``maxsize`` and ``overflow`` default to the gateway's ``queue_size`` and ``overflow``; ``partition`` goes with
+        a PartitionDispatcher; ``type`` as for ``on``. The selector runs on shard threads and must be quick.
+        It may be called before ``start``. Raises ConfigurationError, GatewayClosed.
+        """
+        wanted = check_names(names)
+        self._warn_of_names(wanted or ())
+        if selector is not None:
+            check_callable(selector)
+        return self._subscribe(
+            wanted,
+            selector=selector,
+            maxsize=self._options.queue_size if maxsize is None else whole_number("maxsize", 0)(maxsize),
+            overflow=self._options.overflow if overflow is None else check_overflow(overflow),
+            partition=partition,
+            decoder=create_decoder(type),
+        )
+
+    def _subscribe(self, names: frozenset[str] | None, **settings: Any) -> Subscription:
+        self._check_process()
+        if self._phase in ("closing", "closed"):
+            raise GatewayClosed("the gateway is closed")
+        subscription = Subscription(
+            names, on_room=self._hub.room_made, on_close=self._hub.leave, report=self._registry.report, **settings
+        )
+        self._hub.join(subscription)
+        return subscription
+
+    def __iter__(self) -> Iterator[Event]:
+        """Every event, in a subscription of its own; ends when the gateway closes, raises what was fatal."""
+        options = self._options
+        subscription = self._subscribe(None, maxsize=options.queue_size, overflow=options.overflow)
+        subscription.ends_on_failure = True
+        if self._failure is not None:
+            subscription.close()
+            raise self._failure
+        return consume(subscription)
+
+    def wait_for(
+        self,
+        *names: str,
+        check: Callable[[Event], object] | None = None,
+        timeout: float | None = None,
+        type: Any = None,
+    ) -> Event:
+        """Wait for the next event of these names for which ``check`` says true, and return it.
+
+        It takes the event from no consumer. ``check`` runs in this thread; what it raises is raised here. May be
+        called from a callback. Raises TimeoutError after ``timeout`` seconds, GatewayClosed, or what was fatal.
+        """
+        wanted = check_names(names)
+        self._warn_of_names(wanted or ())
+        self._check_process()
+        if self._phase in ("closing", "closed"):
+            raise self._failure or GatewayClosed("the gateway is closed")
+        waiter = Waiter(wanted, self._hub)
+        self._waiters.add(waiter)
+        try:
+            if self._failure is not None:
+                raise self._failure
+            return waiter.wait(check, timeout, create_decoder(type))
+        finally:
+            self._waiters.discard(waiter)
+            waiter.close()
+
+    # ---------------------------------------------------------------- life, for Gateway
+
+    def _start_workers(self, options: Options) -> None:
+        self._callbacks = Subscription(
+            frozenset(),
+            maxsize=options.queue_size,
+            overflow=options.overflow,
+            on_room=self._hub.room_made,
+            on_close=self._hub.leave,
+            report=self._registry.report,
+            label="the callback queue",
+        )
+        self._workers = Workers(self._registry, self._callbacks, options.workers)
+        self._callbacks_changed()
+        self._workers.start()
+
+    def _is_own_thread(self) -> bool:
+        """Whether the current thread is one that close() would wait for."""
+        return self._workers is not None and threading.current_thread() in self._workers.threads
+
+    def _close_consumers(self, deadline: float, *, keep: bool) -> None:
+        """End every subscription and the workers. ``keep``: what is queued for callbacks stays unhandled."""
+        error = self._failure or GatewayClosed("the gateway is closed")
+        for waiter in list(self._waiters):
+            waiter.fail(error)
+        callbacks = self._callbacks
+        if callbacks is not None:
+            callbacks.queue.close(discard=keep)
+        for subscription in self._hub:
+            subscription.failure = self._failure
+            subscription.close()
+        if self._workers is not None:
+            self._workers.join_until(deadline)
+        if callbacks is not None:
+            callbacks.queue.close(discard=True)
+
+    def _fail_consumers(self, error: BaseException) -> None:
+        """A shard failed for good: whoever waits, or iterates over the gateway, hears of it."""
+        for waiter in list(self._waiters):
+            waiter.fail(error)
+        for subscription in self._hub:
+            if subscription.ends_on_failure:
+                subscription.failure = error
+                subscription.queue.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise CruxError(
+                "this gateway belongs to the process it was made in; after fork (gunicorn, Celery) make and start one "
+                "in each worker that needs it"
+            )
+
+
+def consume(subscription: Subscription) -> Iterator[Event]:
+    """Iterate, and leave when the loop is left."""
+    with subscription:
+        yield from subscription
