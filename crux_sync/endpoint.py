@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from threading import Event as Flag
 from threading import Lock
-from typing import Any
 
 from .discovery import GatewayInfo, SessionStartLimit, fetch_gateway, is_loopback
 from .errors import ConfigurationError, DiscoveryError
@@ -16,10 +15,6 @@ logger = logging.getLogger(__name__)
 
 #: Several shards that lose their connection together ask for the url once, not each, seconds.
 REFRESH_AFTER = 30.0
-
-
-def call(function: Callable[[], Any]) -> Any:
-    return function()
 
 
 class Endpoint:
@@ -43,7 +38,7 @@ class Endpoint:
         self._asked = time.monotonic()
         #: None when nothing was asked of the API.
         self.session_start_limit: SessionStartLimit | None = None
-        url = check_gateway_url(call(options.url), "url") if callable(options.url) else options.url
+        url = options.url if isinstance(options.url, str | None) else check_gateway_url(options.url(), "url")
         shard_count = options.shard_count
         if url is None or shard_count is None:
             info = self._fetch()
@@ -77,14 +72,14 @@ class Endpoint:
                 return self.url
             self._asked = time.monotonic()
         try:
-            if callable(options.url):
-                self.url = check_gateway_url(call(options.url), "url")
-            else:
+            if options.url is None:
                 self.url = self._check(self._fetch().url)
+            else:
+                self.url = check_gateway_url(options.url(), "url")
         except DiscoveryError as error:
             logger.warning("keeping the gateway url: %s", error)
         except Exception as error:
-            if not callable(options.url):
+            if options.url is None:
                 raise
             self._report(error, None, options.url)
         return self.url
