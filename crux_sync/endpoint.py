@@ -38,7 +38,7 @@ class Endpoint:
         self._asked = time.monotonic()
         #: None when nothing was asked of the API.
         self.session_start_limit: SessionStartLimit | None = None
-        url = options.url if isinstance(options.url, str | None) else check_gateway_url(options.url(), "url")
+        url = self._given(options.url)
         shard_count = options.shard_count
         if url is None or shard_count is None:
             info = self._fetch()
@@ -47,6 +47,10 @@ class Endpoint:
             shard_count = shard_count or info.shards
         self.url: str = url
         self.shard_count: int = shard_count
+
+    def _given(self, url: str | Callable[[], str] | None) -> str | None:
+        """The ``url`` option; a callable is asked."""
+        return url if url is None or isinstance(url, str) else check_gateway_url(url(), "url")
 
     def _fetch(self) -> GatewayInfo:
         options = self._options
@@ -75,7 +79,7 @@ class Endpoint:
             if options.url is None:
                 self.url = self._check(self._fetch().url)
             else:
-                self.url = check_gateway_url(options.url(), "url")
+                self.url = self._given(options.url) or self.url
         except DiscoveryError as error:
             logger.warning("keeping the gateway url: %s", error)
         except Exception as error:

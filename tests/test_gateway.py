@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import eventually, our_threads
 
-from crux_sync import AuthenticationFailed, DisallowedIntents, Gateway, GatewayClosed, Intents
+from crux_sync import AuthenticationFailed, DisallowedIntents, GatewayClosed, Intents
 
 
 def message(content: str, guild_id: int = 41771983423143937) -> dict:

@@ -1,0 +1,104 @@
+"""The commands, as processes: their output, their exit status."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "crux_sync"]
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def test_the_demo_loses_nothing():
+    done = run("demo", "--seconds", "2", "--shards", "2", "--rate", "500")
+    last = done.stdout.splitlines()[-1]
+    match = re.fullmatch(r"demo: 2 shards ready, (\d+) events received, (\d+) sent, 0 lost, 1 resumed", last)
+    assert match, done.stdout + done.stderr
+    assert match[1] == match[2]
+    assert int(match[1]) > 800
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_the_demo_under_a_terminal_shows_a_bar():
+    command = [*COMMAND, "demo", "--seconds", "1", "--shards", "2"]
+    under_a_terminal = f"import pty, sys; sys.exit(pty.spawn({command!r}) >> 8)"
+    done = subprocess.run(
+        [sys.executable, "-c", under_a_terminal], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert b"shards ready" in done.stdout
+    assert b"2/2" in done.stdout
+
+
+def test_listen_prints_json_lines(discord):
+    discord.traffic(200)
+    done = run("listen", "--api-url", discord.api_url, "--events", "message_create", "--intents", "all", "--count", "3")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["t"] for line in lines] == ["MESSAGE_CREATE"] * 3
+    assert all(line["d"]["content"] and line["shard"] == 0 and line["s"] for line in lines)
+    assert "shard 0: ready" in done.stderr
+    assert done.returncode == 0
+
+
+def test_listen_stops_after_some_seconds_and_warns(discord):
+    done = run("listen", "--api-url", discord.api_url, "--events", "PRESENCE_UPDATE", "--seconds", "1")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "GUILD_PRESENCES" in done.stderr
+
+
+def test_listen_into_a_closed_pipe(discord):
+    discord.traffic(500)
+    command = f"{sys.executable} -m crux_sync listen --intents all --api-url {discord.api_url} | head -n 2"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert len(done.stdout.splitlines()) == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_info(discord):
+    done = run("info", "--api-url", discord.api_url)
+    assert re.search(r"shards +1 recommended", done.stdout)
+    assert re.search(r"identifies +1000 of 1000 left", done.stdout)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["listen", "info"])
+def test_a_refused_token_is_one_line_with_a_hint(discord, command):
+    done = run(command, "--api-url", discord.api_url, env={"DISCORD_TOKEN": "wrong"})
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "DISCORD_TOKEN" in done.stderr
+    assert "wrong" not in done.stderr.replace("the token is wrong", "")
+
+
+def test_an_unreachable_api_is_one_line():
+    done = run("info", "--api-url", "http://127.0.0.1:9/api/v10")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("listen", "--intents", "no_such"), ("demo", "--shards", "0")])
+def test_wrong_usage(arguments):
+    assert run(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_simulate_serves_listen(tls):
+    arguments = [*COMMAND, "simulate", "--shards", "2", "--rate", "100", *(["--tls"] if tls else [])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as simulator:
+        url = simulator.stdout.readline().strip()
+        assert re.fullmatch(r"https?://127\.0\.0\.1:\d+/api/v10", url)
+        trust = ["--ca-file", simulator.stdout.readline().strip()] if tls else []
+        done = run("listen", "--api-url", url, "--intents", "all", "--count", "5", *trust)
+        assert len(done.stdout.splitlines()) == 5, done.stderr
+        simulator.send_signal(signal.SIGTERM)
+        _, err = simulator.communicate(timeout=10)
+    assert simulator.returncode == 0
+    assert "rule broken" not in err
