@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from threading import Event as Flag
 from threading import Lock
+from typing import Any
 
 from .discovery import GatewayInfo, SessionStartLimit, fetch_gateway, is_loopback
 from .errors import ConfigurationError, DiscoveryError
@@ -48,9 +49,9 @@ class Endpoint:
         self.url: str = url
         self.shard_count: int = shard_count
 
-    def _given(self, url: str | Callable[[], str] | None) -> str | None:
+    def _given(self, url: Any) -> str | None:
         """The ``url`` option; a callable is asked."""
-        return url if url is None or isinstance(url, str) else check_gateway_url(url(), "url")
+        return check_gateway_url(url(), "url") if callable(url) else url
 
     def _fetch(self) -> GatewayInfo:
         options = self._options
