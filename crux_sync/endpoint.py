@@ -51,7 +51,9 @@ class Endpoint:
 
     def _given(self, url: Any) -> str | None:
         """The ``url`` option; a callable is asked."""
-        return check_gateway_url(url(), "url") if callable(url) else url
+        if url is None or isinstance(url, str):
+            return url
+        return check_gateway_url(url(), "url")
 
     def _fetch(self) -> GatewayInfo:
         options = self._options

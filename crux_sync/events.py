@@ -81,7 +81,8 @@ class Event(
 
     def typed(self, decoder: "msgspec.json.Decoder[Any]") -> "Event":
         """The same event with ``data`` decoded by ``decoder``: a view of its own over the same bytes."""
-        return Event(self.op, self.type, self.sequence, self.payload, self.shard_id, decoder.decode(self.payload))
+        data = decoder.decode(self.payload)
+        return Event(self.op, self.type, self.sequence, self.payload, self.shard_id, self.size, data)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.type, self.data, self.shard_id))
