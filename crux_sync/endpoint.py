@@ -32,7 +32,7 @@ class Endpoint:
         cancelled: Flag,
     ) -> None:
         self._options = options
-        self._token = lambda: token  # no repr of this object shows it
+        self._token: Callable[[], str] = lambda: token  # no repr of this object shows it
         self._report = report
         self._cancelled = cancelled
         self._lock = Lock()

@@ -123,7 +123,7 @@ def test_messages(discord, client, message, code, name):
         ({"intents": 1 << 15}, 4014, "disallowed_intents"),
         ({"properties": "absent"}, 4001, "invalid_payload"),
         ({"large_threshold": 10}, 4001, "invalid_payload"),
-        ({"presence": {"status": "online"}}, 4001, "invalid_payload"),
+        ({"presence": 5}, 4001, "invalid_payload"),
     ],
 )
 def test_identifies(discord, client, changes, code, name):
