@@ -162,7 +162,7 @@ class Connection:
     # ---------------------------------------------------------------- sending
 
     def send(self, payload: bytes, *, wait: bool = True) -> bool:
-        """Send a text message. Never blocks on the socket; False when not ``wait`` and a lock was busy."""
+        """Send a text message. Never blocks on the socket. False: broken, or not ``wait`` and a lock was busy."""
         return self._send_frame(payload, websocket.ABNF.OPCODE_TEXT, wait=wait)
 
     def send_close(self, code: int) -> None:
@@ -177,9 +177,14 @@ class Connection:
     def _send_frame(self, payload: bytes, opcode: int, *, wait: bool = True) -> bool:
         transport = self._transport
         if transport is None:
-            return True
+            return False
         frame = websocket.ABNF(1, 0, 0, 0, opcode, 1, payload)
         return transport.write(frame.format(), wait=wait)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write has failed."""
+        return self._transport is None or self._transport.broken
 
     @property
     def pending_since(self) -> float | None:

@@ -8,6 +8,7 @@ from threading import Condition
 from typing import Any, TypeVar, overload
 
 from .callbacks import Callback, ErrorHandler, Registry, Workers, check_callable, check_names, create_decoder
+from .collecting import Mailbox
 from .dispatch import Hub, create_dispatcher
 from .errors import ConfigurationError, CruxError, CruxWarning, GatewayClosed
 from .events import Event
@@ -35,7 +36,8 @@ class Consumers:
         self._workers: Workers | None = None
         self._callbacks: Subscription | None = None
         self._callbacks_joined = False
-        self._waiters: set[Waiter] = set()
+        #: Who waits for an event, and is to be told when there will be none.
+        self._waiters: set[Waiter | Mailbox] = set()
 
     # ---------------------------------------------------------------- callbacks
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
-from .consumers import Consumers
+from .commander import Commander
 from .dispatch import create_dispatcher
 from .endpoint import Endpoint
 from .errors import ConfigurationError, FatalCloseError, GatewayClosed, SessionStartLimitReached
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 RUN_CLOSE_TIMEOUT = 1.5
 
 
-class Gateway(Consumers):
+class Gateway(Commander):
     """A connection to Discord's gateway: a daemon thread per shard, events in queues and callbacks.
 
     ``token``: the bot token; default: the environment variable DISCORD_TOKEN. All else by name:
@@ -237,13 +237,8 @@ class Gateway(Consumers):
         self._join_shards([shard], time.monotonic() + timeout)
 
     def _running(self) -> Wiring:
-        self._check_process()
-        if self._failure is not None:
-            raise self._failure
-        if self._phase != "running" or self._wiring is None:
-            raise GatewayClosed(
-                "the gateway is not running" if self._phase == "new" else f"the gateway is {self._phase}"
-            )
+        self._running_shards()
+        assert self._wiring is not None
         return self._wiring
 
     # ---------------------------------------------------------------- shards
@@ -258,16 +253,6 @@ class Gateway(Consumers):
         """How many shards the bot has in all; None until known."""
         return self._endpoint.shard_count if self._endpoint is not None else self._options.shard_count
 
-    def shard_for(self, guild_id: int | str) -> int:
-        """The id of the shard that a guild's events come on: ``(guild_id >> 22) % shard_count`` (section 9)."""
-        count = self.shard_count
-        if count is None:
-            raise GatewayClosed("shard_count is not known before start(): give it to Gateway(...)")
-        try:
-            return (int(guild_id) >> 22) % count
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"guild_id={guild_id!r} must be a snowflake") from error
-
     # What shards ask of their host, on their threads.
 
     def gateway_url(self, *, refresh: bool) -> str:
@@ -281,17 +266,13 @@ class Gateway(Consumers):
         return self._endpoint.may_resume_at(url)
 
     def presence_for(self, shard_id: int) -> dict[str, Any] | None:
-        """The presence for an identify, as a payload."""
-        presence = self._options.presence
-        if callable(presence):
-            try:
-                presence = presence(shard_id)
-            except Exception as error:
-                self._registry.report(error, None, presence)
-                presence = None
+        """The presence for an identify, as a payload: what a command has set, else the option."""
+        presence = self._presences.get(shard_id, self._options.presence)
         try:
+            if callable(presence):
+                presence = presence(shard_id)
             return None if presence is None else Presence.of(presence).payload()
-        except ConfigurationError as error:
+        except Exception as error:
             self._registry.report(error, None, self._options.presence)
             return None
 

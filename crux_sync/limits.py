@@ -68,6 +68,8 @@ class SendBudget:
 
     def __init__(self, heartbeat_interval: float) -> None:
         self._window = SlidingWindow(SENDS, SEND_PERIOD + GUARD)
+        #: Not yet counted in the window. Appending to a deque is atomic.
+        self._priority: deque[float] = deque()
         self._commands = SlidingWindow(self.commands_per_period(heartbeat_interval), SEND_PERIOD + GUARD)
 
     @staticmethod
@@ -77,7 +79,9 @@ class SendBudget:
         return max(SENDS - beats - 3, 1)
 
     def delay(self, now: float) -> float:
-        """Seconds until a command may be sent; 0: now."""
+        """Seconds until a command may be sent; 0: now. Call it, and ``record_command``, under a lock of your own."""
+        while self._priority:
+            self._window.record(self._priority.popleft())
         return max(self._commands.delay(now), self._window.delay(now))
 
     def record_command(self, now: float) -> None:
@@ -85,8 +89,8 @@ class SendBudget:
         self._window.record(now)
 
     def record_priority(self, now: float) -> None:
-        """A heartbeat, identify or resume was sent."""
-        self._window.record(now)
+        """A heartbeat, identify or resume was sent. From any thread, without a lock: a beat waits for nobody."""
+        self._priority.append(now)
 
 
 class IdentifyLedger:

@@ -101,6 +101,9 @@ class Session:
     resume_url: str | None = None
     sequence: int | None = None
     handled: int | None = None
+    #: The bot's own user and application, from READY.
+    user_id: str | None = None
+    application_id: str | None = None
     #: Seconds between the last heartbeat and its ack.
     latency: float | None = None
     link: Link | None = None
@@ -305,6 +308,7 @@ class Session:
         except ProtocolError as error:
             return self.leave(link, Outcome.IDENTIFY, str(error))
         self.session_id, self.resume_url = session_id, resume_url
+        self.user_id, self.application_id = read_id(data.get("user")), read_id(data.get("application"))
         self.session_established(link, now)
         return [Emit("SHARD_READY", {"session_id": session_id, "guilds": count_guilds(data)})]
 
@@ -410,6 +414,11 @@ def read_ready(data: Any) -> tuple[str, str | None]:
     if not isinstance(session_id, str) or not session_id:
         raise ProtocolError("READY without a session_id")
     return session_id, resume_url if isinstance(resume_url, str) and resume_url else None
+
+
+def read_id(value: Any) -> str | None:
+    found = value.get("id") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def count_guilds(data: dict[str, Any]) -> int:

@@ -22,8 +22,9 @@ from .errors import FatalCloseError, ProtocolError
 from .events import Event, decode_json, encode_json, envelope_decoder
 from .heartbeat import Heartbeater
 from .intents import Intents
-from .limits import IdentifyLimiter, IdentifyTicket
+from .limits import IdentifyLimiter, IdentifyTicket, SendBudget
 from .opcodes import Opcode
+from .outbox import Outbox
 from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ class Shard:
         self._leave_by: float | None = None
         #: A heartbeat that met a busy lock.
         self._unsent: bytes | None = None
+        #: Commands that wait for the session or for the budget of the connection.
+        self.outbox = Outbox(shard_id)
+        self._budget: SendBudget | None = None
 
     # ---------------------------------------------------------------- what users read
 
@@ -190,6 +194,7 @@ class Shard:
 
     def _end(self) -> None:
         self._release_ticket()
+        self.outbox.close()
         with self._lock:
             self.session.link = None
             if self.session.state is not State.FAILED:
@@ -217,7 +222,8 @@ class Shard:
                 broken = self._read(connection)
                 actions = self._lost(connection, broken)
         finally:
-            self._connection = None
+            self.outbox.hold()
+            self._connection = self._budget = None
             self._release_ticket()
             connection.close()
         return self._perform_after(actions)
@@ -351,6 +357,8 @@ class Shard:
         if event.type == "RESUMED":
             self.resumes += 1
         self._release_ticket()
+        if self._connection is not None and self._budget is not None and self.session.state is State.READY:
+            self.outbox.open(self._connection, self._budget)
         return [event, *emitted] if routes[event.type] is not None else emitted
 
     def _control(self, event: Event) -> list[Event]:
@@ -426,8 +434,17 @@ class Shard:
         return encode_json({"op": int(Opcode.RESUME), "d": data})
 
     def _send(self, payload: bytes) -> None:
+        """Heartbeat, identify, resume: counted, never held up."""
         if (connection := self._connection) is not None:
+            self._count_priority(time.monotonic())
             connection.send(payload)
+
+    def _count_priority(self, now: float) -> None:
+        link = self.session.link
+        if self._budget is None and link is not None and link.interval is not None:
+            self._budget = SendBudget(link.interval)
+        if self._budget is not None:
+            self._budget.record_priority(now)
 
     def _disconnect(self, action: Disconnect) -> None:
         logger.info("shard %d: leaving: %s", self.id, action.why, extra={"shard": self.id})
@@ -482,9 +499,10 @@ class Shard:
     def _push_on(self, connection: Connection, now: float, due: float | None, interval: float | None) -> float | None:
         """Get an unsent heartbeat, and bytes the kernel did not take, on their way."""
         if self._unsent is not None:
-            if not connection.send(self._unsent, wait=False):
+            if not connection.send(self._unsent, wait=False) and not connection.broken:
                 return now + RETRY
             self._unsent = None
+            self._count_priority(now)
         connection.flush()
         pending_since = connection.pending_since
         if pending_since is None:

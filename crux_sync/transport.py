@@ -33,6 +33,8 @@ class Transport:
         self._write_lock = Lock()
         #: Monotonic time since when bytes wait for the kernel; None when none do.
         self.pending_since: float | None = None
+        #: A write has failed: nothing more gets through.
+        self.broken = False
 
     # ---------------------------------------------------------------- while connecting
 
@@ -74,7 +76,7 @@ class Transport:
             return b""
 
     def write(self, data: bytes, *, wait: bool = True) -> bool:
-        """Queue ``data`` and give the kernel what it takes. False (nothing queued): a lock was busy, not ``wait``."""
+        """Queue ``data`` and give the kernel what it takes. False: broken, or not ``wait`` and a lock was busy."""
         if not self._write_lock.acquire(blocking=wait):
             return False
         try:
@@ -82,7 +84,7 @@ class Transport:
             self._flush()
         finally:
             self._write_lock.release()
-        return True
+        return not self.broken
 
     def flush(self) -> None:
         """Try again to get rid of the outbox. Never waits."""
@@ -102,6 +104,7 @@ class Transport:
                 return
             except OSError:
                 # The reader finds out, and finds the close frame too if there is one.
+                self.broken = True
                 self._outbox.clear()
                 break
             del self._outbox[:sent]
@@ -213,7 +216,8 @@ class TLSTransport(Transport):
             # Never left behind half way: once encrypted the record must go out, in this order.
             return super().write(self._outgoing.read())
         except ssl.SSLError:
-            return True  # closed by the peer; the reader finds out
+            self.broken = True  # closed by the peer; the reader finds out
+            return False
         finally:
             self._tls_lock.release()
 
