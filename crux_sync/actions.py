@@ -70,11 +70,3 @@ class Dial(NamedTuple):
 
     url: str | None
     resume: bool
-
-
-class SavedSession(NamedTuple):
-    """What a session store keeps of a session (no token)."""
-
-    session_id: str
-    resume_url: str | None
-    sequence: int

@@ -270,6 +270,8 @@ class Workers:
             queue.finish(len(events))
         else:
             for event in events:
+                if queue.abandoned:
+                    return
                 handle(event)
                 queue.task_done()
 
@@ -279,7 +281,7 @@ class Workers:
             key: Hashable = job[0]
             event: Event | None = job[1]
             handling.queue = queue
-            while event is not None:
+            while event is not None and not queue.abandoned:
                 self._registry.handle(event)
                 queue.settle(event)
                 event = lanes.following(key)

@@ -137,7 +137,9 @@ class Connection:
             self._answer_pings()
         if not messages:
             return messages
-        return self._inflate(messages)
+        payloads = self._inflate(messages)
+        self.inflated_bytes += sum(map(len, payloads))
+        return payloads
 
     def _inflate(self, messages: list[bytes]) -> Sequence[bytes]:
         """Per message while that is cheaper; in batches once getting the GIL back is seen to take long."""

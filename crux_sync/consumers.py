@@ -36,6 +36,7 @@ class Consumers:
         self._workers: Workers | None = None
         self._callbacks: Subscription | None = None
         self._callbacks_joined = False
+        self._tracks_handled = False
         #: Who waits for an event, and is to be told when there will be none.
         self._waiters: set[Waiter | Mailbox] = set()
 
@@ -160,6 +161,8 @@ class Consumers:
         subscription = Subscription(
             names, on_room=self._hub.room_made, on_close=self._hub.leave, report=self._registry.report, **settings
         )
+        if self._tracks_handled:
+            subscription.queue.track()
         self._hub.join(subscription)
         return subscription
 
@@ -212,6 +215,8 @@ class Consumers:
             report=self._registry.report,
             label="the callback queue",
         )
+        if self._tracks_handled:
+            self._callbacks.queue.track()
         self._workers = Workers(self._registry, self._callbacks, options.workers)
         self._callbacks_changed()
         self._workers.start()
@@ -220,21 +225,35 @@ class Consumers:
         """Whether the current thread is one that close() would wait for."""
         return self._workers is not None and threading.current_thread() in self._workers.threads
 
-    def _close_consumers(self, deadline: float, *, keep: bool) -> None:
-        """End every subscription and the workers. ``keep``: what is queued for callbacks stays unhandled."""
+    def _track_handled(self) -> None:
+        """A persistent store wants to know what is handled: queues remember what was taken from them."""
+        self._tracks_handled = True
+        for subscription in self._hub:
+            subscription.queue.track()
+
+    def _all_consumers(self) -> tuple[Subscription, ...]:
+        return tuple(self._hub)
+
+    def _close_consumers(self, deadline: float, *, keep: bool) -> tuple[Subscription, ...]:
+        """End every subscription and the workers; the consumers there were.
+
+        ``keep``: what is queued for callbacks stays unhandled, each worker finishes only the event in its hands.
+        """
+        consumers = self._all_consumers()
         error = self._failure or GatewayClosed("the gateway is closed")
         for waiter in list(self._waiters):
             waiter.fail(error)
         callbacks = self._callbacks
         if callbacks is not None:
-            callbacks.queue.close(discard=keep)
-        for subscription in self._hub:
+            callbacks.queue.close(abandon=keep)
+        for subscription in consumers:
             subscription.failure = self._failure
             subscription.close()
         if self._workers is not None:
             self._workers.join_until(deadline)
         if callbacks is not None:
-            callbacks.queue.close(discard=True)
+            callbacks.queue.close(abandon=True)
+        return consumers
 
     def _fail_consumers(self, error: BaseException) -> None:
         """A shard failed for good: whoever waits, or iterates over the gateway, hears of it."""

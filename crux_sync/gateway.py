@@ -14,11 +14,14 @@ from .errors import ConfigurationError, FatalCloseError, GatewayClosed, SessionS
 from .events import Event
 from .heartbeat import Heartbeater
 from .intents import Intents
+from .keeper import Keeper
 from .limits import IdentifyLedger, IdentifyLimiter, LocalIdentifyLimiter
 from .options import Options, check_range, whole_number
 from .presence import Presence
+from .sessions import Identity, StoredSession, create_store
 from .shard import Shard, Wiring
 from .signals import Interrupted, closing_signals
+from .stats import Stats, SubscriptionStats
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ class Gateway(Commander):
     - ``workers``: threads that call callbacks; more than one keep the order within a guild; 0: only ``poll()`` does.
     - ``queue_size``, ``overflow``: bound of each queue, in events, and what happens beyond it: ``"block"``,
       ``"drop_oldest"``, ``"drop_newest"``.
-    - ``session_store``: None: memory. ``identify_limiter``: None: this process alone.
+    - ``session_store``: a path, or a SessionStore: sessions survive restarts; None: they live as long as the gateway.
+    - ``identify_limiter``: None: identifies of this process alone are spaced.
     - ``api_url``, ``ssl_context``, ``proxy``: where and how to connect.
     - ``wait_for_session_starts``: instead of raising SessionStartLimitReached, wait until identifies are granted.
 
@@ -58,6 +62,8 @@ class Gateway(Commander):
         self._wiring: Wiring | None = None
         self._shards: dict[int, Shard] = {}
         self._closing = threading.Event()
+        #: With a persistent session store.
+        self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
         states: dict[str, int] = {}
@@ -83,6 +89,9 @@ class Gateway(Commander):
             shards = self._start(self._options, overrides)
         except BaseException:
             self._phase = "new"
+            if self._keeper is not None:
+                self._keeper.close(())
+                self._keeper = None
             raise
         self._phase = "running"
         return shards
@@ -96,11 +105,12 @@ class Gateway(Commander):
         self._endpoint = endpoint = Endpoint(options, token, self._registry.report, self._closing)
         ids = options.shards if options.shards is not None else tuple(range(endpoint.shard_count))
         check_range(ids, endpoint.shard_count)
+        stored = self._open_store(options, token, endpoint.shard_count)
         self._wiring = wiring = Wiring(
             host=self,
             hub=self._hub,
             heartbeater=self._heartbeater,
-            limiter=self._limiter(options, endpoint, len(ids)),
+            limiter=self._limiter(options, endpoint, sum(shard_id not in stored for shard_id in ids)),
             token=lambda: token,
             intents=options.intents,
             large_threshold=options.large_threshold,
@@ -113,8 +123,24 @@ class Gateway(Commander):
         shards = [Shard(shard_id, endpoint.shard_count, wiring) for shard_id in ids]
         self._shards = {shard.id: shard for shard in shards}
         for shard in shards:
+            if shard.id in stored:
+                shard.restore(stored[shard.id])
+            shard.session.beats_carry_handled = self._keeper is not None
+        if self._keeper is not None:
+            self._keeper.start()
+        for shard in shards:
             shard.start()
         return shards
+
+    def _open_store(self, options: Options, token: str, shard_count: int) -> Mapping[int, StoredSession]:
+        """The stored sessions, by shard id; from here on they are kept."""
+        store = create_store(options.session_store)
+        if store is None:
+            return {}
+        stored = store.open(Identity.of(token, shard_count, int(options.intents)))
+        self._keeper = Keeper(store, lambda: self._shards, self._all_consumers)
+        self._track_handled()
+        return stored
 
     def _limiter(self, options: Options, endpoint: Endpoint, identifies: int) -> IdentifyLimiter:
         """The identify limiter, unless more identifies are needed now than Discord grants."""
@@ -175,7 +201,8 @@ class Gateway(Commander):
             return
         self._closing.set()
         try:
-            self._close(resume=bool(resume), deadline=time.monotonic() + timeout)
+            keep = self._keeper is not None if resume is None else resume
+            self._close(resume=keep, deadline=time.monotonic() + timeout)
         finally:
             with self._condition:
                 self._phase = "closed"
@@ -194,7 +221,9 @@ class Gateway(Commander):
             shard.stop(resumable=resume, abandon=abandon)
         self._join_shards(shards, deadline)
         self._heartbeater.close(1.0)
-        self._close_consumers(deadline, keep=resume)
+        consumers = self._close_consumers(deadline, keep=resume)
+        if self._keeper is not None:
+            self._keeper.close(consumers)
 
     def _join_shards(self, shards: list[Shard], deadline: float) -> None:
         """In order first; what has not ended by then is cut off."""
@@ -223,6 +252,7 @@ class Gateway(Commander):
             if known is not None and known.state not in ("stopped", "failed"):
                 raise ConfigurationError(f"shard {shard_id} is running")
             shard = Shard(shard_id, self.shard_count, wiring)
+            shard.session.beats_carry_handled = self._keeper is not None
             self._shards = dict(sorted((self._shards | {shard_id: shard}).items()))
         shard.start()
         return shard
@@ -252,6 +282,14 @@ class Gateway(Commander):
     def shard_count(self) -> int | None:
         """How many shards the bot has in all; None until known."""
         return self._endpoint.shard_count if self._endpoint is not None else self._options.shard_count
+
+    def stats(self) -> Stats:
+        """A snapshot: states, latencies, counts, queues. Any thread."""
+        consumers = tuple(
+            SubscriptionStats(one.label, one.waiting, one.queue.bytes, one.delivered, one.dropped) for one in self._hub
+        )
+        shards = {shard_id: shard.stats() for shard_id, shard in self._shards.items()}
+        return Stats(shards, consumers, self._hub.discarded, self._heartbeater.worst_delay)
 
     # What shards ask of their host, on their threads.
 
@@ -287,11 +325,16 @@ class Gateway(Commander):
                 detail=f"{', '.join(asked.names()) or 'a privileged intent'} asked for, but not enabled "
                 "on the Bot page of the developer portal",
             )
-        logger.error("shard %d: %s", shard_id, error, extra={"shard": shard_id})
+        logger.error("%s", error, extra={"shard": shard_id})
         with self._condition:
             self._failure = self._failure or error
             self._condition.notify_all()
         self._fail_consumers(error)
+
+    def session_changed(self) -> None:
+        """A shard has a new session, or lost one."""
+        if self._keeper is not None:
+            self._keeper.wake()
 
     def report(self, error: BaseException, event: Event | None, source: Any) -> None:
         """An error of user code, or an unexpected one of a shard."""

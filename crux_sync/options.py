@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 from .inflate import COMPRESSIONS, import_zstd
 from .intents import ALL, Intents
 from .presence import Presence
+from .sessions import create_store
 from .subscription import OVERFLOWS
 
 DEFAULT_API_URL = "https://discord.com/api/v10"
@@ -210,6 +211,11 @@ def check_proxy(value: Any) -> str | None:
     return value
 
 
+def check_session_store(value: Any) -> Any:
+    create_store(value)
+    return value
+
+
 def check_ssl_context(value: Any) -> ssl.SSLContext | None:
     if value is not None and not isinstance(value, ssl.SSLContext):
         raise ConfigurationError(f"ssl_context must be an ssl.SSLContext, not {value!r}")
@@ -230,6 +236,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue_size": whole_number("queue_size", 1),
     "overflow": check_overflow,
     "api_url": check_api_url,
+    "session_store": check_session_store,
     "ssl_context": check_ssl_context,
     "proxy": check_proxy,
 }

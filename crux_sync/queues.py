@@ -41,6 +41,8 @@ class EventQueue(queue.Queue[Any]):
         self.max_bytes = max_bytes
         self.bytes = 0
         self.closed = False
+        #: What is queued is not to be handled any more; whoever works on a batch stops after the event in hand.
+        self.abandoned = False
         #: Consumers of this queue that wait for an event: while they do, only the byte bound holds.
         self.overcommitted = 0
         #: Called, with the queue's lock held, when an event has been taken out.
@@ -100,7 +102,7 @@ class EventQueue(queue.Queue[Any]):
         """Up to ``most`` events, waiting for the first. Empty: closed and drained, or none within the time."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.not_empty:
-            while not self.queue:
+            while not self.queue or self.abandoned:
                 if self.closed or not block:
                     return []
                 remaining = None if deadline is None else deadline - time.monotonic()
@@ -165,18 +167,22 @@ class EventQueue(queue.Queue[Any]):
             taken = [event for events in (self.taken or {}).values() for event in events]
             return [*taken, *self.queue]
 
-    def close(self, *, discard: bool = False) -> int:
-        """No more events; what is there can still be taken, unless ``discard``. How many were discarded."""
+    def close(self, *, abandon: bool = False) -> None:
+        """No more events. What is there can still be taken, unless ``abandon``: then it stays, unhandled."""
         with self.mutex:
             self.closed = True
-            discarded = len(self.queue) if discard else 0
-            if discard:
-                self.queue.clear()
-                self.bytes = 0
-                self._finish(discarded)
+            self.abandoned = self.abandoned or abandon
+            if self.abandoned:
+                self.unfinished_tasks = 0
+                self.all_tasks_done.notify_all()
             self.not_empty.notify_all()
             self.make_room()
-            return discarded
+
+    def track(self) -> None:
+        """From now on remember what was taken until it is handled."""
+        with self.mutex:
+            if self.taken is None:
+                self.taken = {}
 
     def qsize(self) -> int:
         """Events waiting, ``CLOSED`` not counted."""
@@ -185,10 +191,10 @@ class EventQueue(queue.Queue[Any]):
     # What queue.Queue itself calls, with the lock held. A closed, empty queue always has CLOSED to give.
 
     def _qsize(self) -> int:
-        return len(self.queue) or (1 if self.closed else 0)
+        return (0 if self.abandoned else len(self.queue)) or (1 if self.closed else 0)
 
     def _get(self) -> Any:
-        if not self.queue:
+        if not self.queue or self.abandoned:
             return CLOSED
         event = self.queue.popleft()
         self.bytes -= event.size

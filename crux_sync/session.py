@@ -23,7 +23,6 @@ from .actions import (
     Emit,
     Fail,
     Redial,
-    SavedSession,
     SendHeartbeat,
     SendIdentify,
     SendResume,
@@ -32,6 +31,7 @@ from .actions import (
 from .close_codes import CONNECTION_LOST, Outcome, close_policy
 from .errors import ProtocolError
 from .opcodes import Opcode
+from .sessions import StoredSession
 
 #: Deadlines, seconds. Outages make READY late (6.5), and giving up costs an identify: generous.
 HELLO_DEADLINE = 20.0
@@ -133,16 +133,16 @@ class Session:
     def can_resume(self) -> bool:
         return self.session_id is not None and self.sequence is not None
 
-    def saved(self, sequence: int | None) -> SavedSession | None:
-        """The session for a store, resuming after ``sequence``."""
+    def stored(self, sequence: int | None) -> StoredSession | None:
+        """The session for a store, to be resumed after ``sequence``; None: there is none."""
         if self.session_id is None or sequence is None:
             return None
-        return SavedSession(self.session_id, self.resume_url, sequence)
+        return StoredSession(self.session_id, self.resume_url, sequence, self.user_id, self.application_id)
 
-    def restore(self, saved: SavedSession) -> None:
+    def restore(self, stored: StoredSession) -> None:
         """Take up a stored session."""
-        self.session_id, self.resume_url, self.sequence = saved
-        self.handled = saved.sequence
+        self.session_id, self.resume_url, self.sequence, self.user_id, self.application_id = stored
+        self.handled = stored.sequence
 
     def forget(self) -> None:
         """The session is over on the server, or given up."""

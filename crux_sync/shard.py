@@ -26,6 +26,8 @@ from .limits import IdentifyLimiter, IdentifyTicket, SendBudget
 from .opcodes import Opcode
 from .outbox import Outbox
 from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
+from .sessions import StoredSession
+from .stats import ShardStats
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Host(Protocol):
     def presence_for(self, shard_id: int) -> dict[str, Any] | None: ...
 
     def shard_failed(self, shard_id: int, error: FatalCloseError) -> None: ...
+
+    def session_changed(self) -> None: ...
 
     def report(self, error: BaseException, event: Event | None, source: Any) -> None: ...
 
@@ -83,6 +87,8 @@ class Shard:
         #: The sequence up to which every event has reached its consumers' queues.
         self.dealt: int | None = None
         self._wiring = wiring
+        #: Bytes received and inflated on connections that are over.
+        self._bytes = (0, 0)
         #: Guards the session. Held to decide, never while sending, delivering, or running user code.
         self._lock = Lock()
         self._decoder = envelope_decoder()
@@ -122,11 +128,37 @@ class Shard:
         """The last sequence number received."""
         return self.session.sequence
 
+    def stats(self) -> ShardStats:
+        """The numbers of this shard, now."""
+        connection = self._connection
+        received, inflated = self._bytes
+        if connection is not None:
+            received, inflated = received + connection.received_bytes, inflated + connection.inflated_bytes
+        session = self.session
+        return ShardStats(
+            self.id,
+            session.state,
+            session.latency,
+            session.sequence,
+            self.events,
+            self.connects,
+            self.resumes,
+            self.outbox.sent,
+            received,
+            inflated,
+            session.blocked,
+        )
+
     def __repr__(self) -> str:
         latency = f", {self.latency * 1000:.0f} ms" if self.latency is not None else ""
         return f"<Shard {self.id} of {self.count} {self.state}{latency}>"
 
     # ---------------------------------------------------------------- life
+
+    def restore(self, stored: StoredSession) -> None:
+        """Take up a stored session, before ``start``."""
+        self.session.restore(stored)
+        self.dealt = stored.sequence
 
     def start(self) -> None:
         """Start the thread. The place in the identify queue is taken here, so that shards start in order."""
@@ -224,6 +256,7 @@ class Shard:
         finally:
             self.outbox.hold()
             self._connection = self._budget = None
+            self._bytes = (self._bytes[0] + connection.received_bytes, self._bytes[1] + connection.inflated_bytes)
             self._release_ticket()
             connection.close()
         return self._perform_after(actions)
@@ -356,6 +389,7 @@ class Shard:
         emitted = self._control(event)
         if event.type == "RESUMED":
             self.resumes += 1
+        self._wiring.host.session_changed()
         self._release_ticket()
         if self._connection is not None and self._budget is not None and self.session.state is State.READY:
             self.outbox.open(self._connection, self._budget)

@@ -93,7 +93,8 @@ class Subscription:
             raise StopIteration from None
 
     def close(self) -> None:
-        """Leave. No error when closed already."""
+        """Leave. No error when closed already. What this thread has taken counts as handled."""
+        self.queue.finish_taken()
         self._on_close(self)
         self.queue.close()
 

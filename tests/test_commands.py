@@ -143,6 +143,7 @@ def test_presence_is_set_and_survives_a_new_session(discord, connect, log):
     assert gateway.presence_for(0)["status"] == "idle"
 
 
+@pytest.mark.discord(allow_violations=True)  # its clock does not follow ours
 def test_presences_beyond_the_limit_are_coalesced(discord, connect):
     gateway = connect()
     gateway.start()
@@ -166,7 +167,6 @@ def test_presences_beyond_the_limit_are_coalesced(discord, connect):
         thread.join(5)
         assert not thread.is_alive()
     assert outbox.sent == 7
-    discord._core.violations.clear()  # the simulator's clock has not moved
 
 
 def test_members_of_a_large_guild_over_a_lost_connection(discord, connect):
@@ -252,6 +252,7 @@ def test_commands_wait_for_the_session_and_are_sent_once(discord, connect, log):
     gateway.request_channel_info(guild.id, ["status"])  # before READY
     assert log.has("CHANNEL_INFO")
     discord.drop(0)
+    assert log.has("SHARD_DISCONNECTED")
     gateway.request_channel_info(guild.id, ["status"], timeout=10)
     assert log.has("CHANNEL_INFO", 2)
 

@@ -9,7 +9,6 @@ from crux_sync.actions import (
     Emit,
     Fail,
     Redial,
-    SavedSession,
     SendHeartbeat,
     SendIdentify,
     SendResume,
@@ -17,6 +16,7 @@ from crux_sync.actions import (
 )
 from crux_sync.close_codes import CLOSE_POLICY, Outcome
 from crux_sync.session import BACKOFF_CAP, HELLO_DEADLINE, IDENTIFY_BACKOFF_CAP, READY_DEADLINE, Session
+from crux_sync.sessions import StoredSession
 
 HELLO, HEARTBEAT, RECONNECT, INVALID, ACK = 10, 1, 7, 9, 11
 INTERVAL = 40.0
@@ -394,11 +394,11 @@ def test_a_day_of_unanswered_identifies(answer):
 
 def test_a_stored_session_is_resumed():
     session = new_session()
-    session.restore(SavedSession("xyz", "wss://resume.test", 40))
+    session.restore(StoredSession("xyz", "wss://resume.test", 40, "9"))
     assert session.next_dial() == Dial("wss://resume.test", True)
     session.opened(0.0)
     assert session.receive(HELLO, {"heartbeat_interval": 1000}, 0.0)[1] == SendResume("xyz", 40)
-    assert session.saved(41) == SavedSession("xyz", "wss://resume.test", 41)
+    assert session.stored(41) == StoredSession("xyz", "wss://resume.test", 41, "9")
 
 
 # ------------------------------------------------------------------ robustness

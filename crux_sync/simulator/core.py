@@ -146,6 +146,7 @@ class Core:
         self.ready_delay: float | None = 0.0
         self.before_hello: list[bytes] = []
         self.answer_resumes: list[str] = []
+        self.interrupt_replay: int | None = None
         self.last_identify: dict[int, float] = {}
 
     # ---------------------------------------------------------------- connections
@@ -340,7 +341,11 @@ class Core:
         session.confirmed = max(session.confirmed, sequence)
         peer.session, peer.state = session, "ready"
         self.resumes.append((now, session.shard_id, session.session_id))
-        outputs += [Send(peer, payload) for payload in session.after(sequence)]
+        replay = list(session.after(sequence))
+        if self.interrupt_replay is not None:
+            replay, self.interrupt_replay = replay[: self.interrupt_replay], None
+            return [*outputs, *(Send(peer, payload) for payload in replay), Send(peer, control(Opcode.RECONNECT))]
+        outputs += [Send(peer, payload) for payload in replay]
         outputs.append(self.log(session, "RESUMED", {}, now))
         return outputs
 

@@ -291,6 +291,53 @@ class Simulator:
         head = bytes([0x82, length]) if length < 126 else b"\x82\x7e" + length.to_bytes(2, "big")
         self.send_raw(shard_id, head + data)
 
+    def stall(self, shard_id: int = 0) -> None:
+        """Send half a frame, and then nothing more on this connection."""
+        self.send_raw(shard_id, b"\x82\x7e\x10\x00" + bytes(100))
+        self._each(shard_id, lambda peer, link: link.hush())
+
+    def garbage(self, shard_id: int = 0) -> None:
+        """Bytes that are no WebSocket frame."""
+        self.send_raw(shard_id, b"\xff\xff garbage")
+
+    def truncate_deflate(self, shard_id: int = 0) -> None:
+        """A message that ends like a compressed payload and is none."""
+        self.send_message(shard_id, b"\x07 cut short \x00\x00\xff\xff")
+
+    def invalid_json(self, shard_id: int = 0) -> None:
+        self.send(shard_id, b'{"op":0,"d":{')
+
+    def dispatch_raw(self, shard_id: int, name: str, data: bytes) -> None:
+        """A dispatch with ``d`` as these bytes, numbered and logged: an array, invalid UTF-8, anything."""
+        with self._server.changed:
+            outputs = []
+            for session in self._core.store.of_shard(shard_id):
+                payload = session.append(name, data, now())
+                if session.peer is not None:
+                    outputs.append(Send(session.peer, payload))
+            self._server.perform(list(outputs))
+
+    def invalid_utf8(self, shard_id: int = 0, name: str = "MESSAGE_CREATE") -> None:
+        self.dispatch_raw(shard_id, name, b'{"guild_id":"1","content":"\xff\xfe"}')
+
+    def unknown_opcode(self, shard_id: int = 0, op: int = 99) -> None:
+        self.send(shard_id, b'{"t":null,"s":null,"op":%d,"d":{}}' % op)
+
+    def unknown_event(self, shard_id: int = 0, name: str = "SOMETHING_NEW") -> None:
+        self.dispatch_raw(shard_id, name, b"{}")
+
+    def array_data(self, shard_id: int = 0, name: str = "PRESENCES_REPLACE") -> None:
+        """An event whose ``d`` is an array."""
+        self.dispatch_raw(shard_id, name, b"[1,2,3]")
+
+    def bare_envelope(self, shard_id: int = 0) -> None:
+        """A heartbeat ack without ``s``, ``t`` and ``d``."""
+        self.send(shard_id, b'{"op":11}')
+
+    def large_message(self, shard_id: int = 0, size: int = 8_000_000) -> None:
+        """A dispatch of this many bytes."""
+        self.dispatch_raw(shard_id, "MESSAGE_CREATE", b'{"guild_id":"1","content":"%s"}' % (b"x" * size))
+
     def repeat(self, shard_id: int = 0) -> None:
         """Send the last dispatch of the session once more, with the same number."""
         self._each(
@@ -302,9 +349,7 @@ class Simulator:
         """Leave a gap in the numbers of the session."""
         with self._server.changed:
             for session in self._core.store.of_shard(shard_id):
-                for _ in range(count):
-                    session.append("GAP", b"null", now())
-                session.events.clear()
+                session.skip(count, now())
 
     def end_session(self, shard_id: int = 0) -> None:
         """Forget the session, as when it expires: the next Resume is answered with op 9."""
@@ -342,6 +387,11 @@ class Simulator:
         """The next connection gets this payload (default: op 7) before Hello."""
         with self._server.changed:
             self._core.before_hello.append(payload)
+
+    def reconnect_in_replay(self, after: int = 1) -> None:
+        """The next Resume is answered with ``after`` events of the replay, then op 7."""
+        with self._server.changed:
+            self._core.interrupt_replay = after
 
     def answer_resume(self, resumable: bool) -> None:
         """Answer the next Resume with op 9."""

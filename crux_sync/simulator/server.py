@@ -66,6 +66,7 @@ class Link:
         #: Faults.
         self.half_open = threading.Event()
         self.resetting = False
+        self.hushed = False
         self.close_code: int | None = None
         self.threads = [
             threading.Thread(target=self._read, name="crux-sim-reader", daemon=True),
@@ -177,6 +178,8 @@ class Link:
 
     def put(self, items: Iterable[Send | Close | bytes]) -> None:
         with self.ready:
+            if self.hushed:
+                return
             self.outbox.extend(items)
             self.ready.notify()
 
@@ -243,6 +246,10 @@ class Link:
                 select.select([], [self.sock], [], 0.2)
             transport.flush()
         return True
+
+    def hush(self) -> None:
+        """Write what is there, and then nothing more; go on reading."""
+        self.hushed = True
 
     # ---------------------------------------------------------------- ending
 

@@ -1,6 +1,5 @@
 """Sessions on the server's side: identity, numbered events, the replay log (protocol, section 17.5). Pure."""
 
-import itertools
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -70,9 +69,11 @@ class ServerSession:
 
     def after(self, sequence: int) -> Iterator[bytes]:
         """Payloads of the log beyond ``sequence``."""
-        # Consecutive numbers: the position follows from the first one.
-        skip = max(sequence + 1 - self.oldest, 0)
-        return (logged.payload for logged in itertools.islice(self.events, skip, None))
+        return (logged.payload for logged in self.events if logged.sequence > sequence)
+
+    def skip(self, count: int, now: float) -> None:
+        """Leave numbers out."""
+        self.sequence += count
 
 
 class SessionStore:

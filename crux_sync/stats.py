@@ -1,0 +1,48 @@
+"""What ``gateway.stats()`` returns: numbers as they were at one moment."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class ShardStats(NamedTuple):
+    """One shard."""
+
+    id: int
+    state: str
+    #: Seconds from the last heartbeat to its ack.
+    latency: float | None
+    #: The last sequence received.
+    sequence: int | None
+    #: Events that somebody wanted.
+    events: int
+    #: Connections made, and Resumes that succeeded.
+    connects: int
+    resumes: int
+    #: Commands sent.
+    commands: int
+    #: Bytes received, and bytes after inflation, on all connections.
+    received_bytes: int
+    inflated_bytes: int
+    #: Its consumers are full and the socket is not read.
+    blocked: bool
+
+
+class SubscriptionStats(NamedTuple):
+    """One consumer."""
+
+    label: str
+    waiting: int
+    waiting_bytes: int
+    delivered: int
+    dropped: int
+
+
+class Stats(NamedTuple):
+    """A snapshot of a gateway."""
+
+    shards: Mapping[int, ShardStats]
+    subscriptions: tuple[SubscriptionStats, ...]
+    #: Events that no consumer got: discarded by a hash, or of a partition without a subscription.
+    discarded: int
+    #: The longest that the timer thread was late, seconds.
+    worst_timer_delay: float

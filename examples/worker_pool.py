@@ -1,0 +1,24 @@
+"""A legacy pool: threads that know nothing of Discord read a plain queue.Queue."""
+
+import threading
+
+from crux_sync import CLOSED, Gateway
+
+gateway = Gateway()
+jobs = gateway.subscribe("TYPING_START").queue
+
+
+def work():
+    while (event := jobs.get()) is not CLOSED:
+        print(f"{threading.current_thread().name}: somebody types in channel {event.data['channel_id']}", flush=True)
+        jobs.task_done()
+
+
+pool = [threading.Thread(target=work, name=f"pool-{number}") for number in range(4)]
+
+if __name__ == "__main__":
+    for thread in pool:
+        thread.start()
+    gateway.run()
+    for thread in pool:
+        thread.join()
