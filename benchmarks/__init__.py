@@ -1,1 +1,1 @@
-"""Long runs, each a command of its own: ``python -m benchmarks.chaos``, ``benchmarks.commands``, ``benchmarks.speed``."""
+"""Long runs, each a command of its own: ``python -m benchmarks.chaos``, ``.kill``, ``.commands``, ``.speed``."""

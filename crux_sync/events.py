@@ -16,6 +16,9 @@ DECODE_LOCKS = [Lock() for _ in range(64)]
 
 Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
+#: What decoding may raise. Text that is no UTF-8 is found only where a string is built.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 decode_json = msgspec.json.decode
 encode_json = msgspec.json.encode
 
@@ -58,8 +61,8 @@ class Event(
     def data(self) -> Any:
         """``d``, decoded on first use and once: dicts and lists, or the type asked for with ``type=``.
 
-        Raises msgspec.DecodeError when it is no valid JSON; msgspec.ValidationError with the path of the field
-        when it does not fit the type.
+        Raises msgspec.DecodeError or UnicodeDecodeError when it is no valid JSON; msgspec.ValidationError with the path
+        of the field when it does not fit the type.
         """
         if self.cache is UNSET:
             with DECODE_LOCKS[id(self) >> 4 & 63]:
@@ -72,7 +75,7 @@ class Event(
         """The guild this event belongs to, for routing (protocol, section 14); None outside guilds."""
         try:
             keys = ROUTING_KEYS.decode(self.payload)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
         key = keys.id if self.type in GUILD_ID_IS_ID else keys.guild_id
         if isinstance(key, str):

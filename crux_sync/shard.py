@@ -12,14 +12,13 @@ from threading import Lock, Thread, current_thread
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import UNSET
 
 from .actions import Action, Dial, Disconnect, Emit, Fail, Redial, SendHeartbeat, SendIdentify, SendResume, State
 from .connection import CLOSE_DEADLINE, ConnectFailed, Connection
 from .dispatch import Hub, Routes
 from .errors import FatalCloseError, ProtocolError
-from .events import Event, decode_json, encode_json, envelope_decoder
+from .events import UNREADABLE, Event, decode_json, encode_json, envelope_decoder
 from .heartbeat import Heartbeater
 from .intents import Intents
 from .limits import IdentifyLimiter, IdentifyTicket, SendBudget
@@ -364,7 +363,7 @@ class Shard:
         for payload in payloads:
             try:
                 event = decode(payload)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except UNREADABLE as error:
                 raise ProtocolError(f"payload that is no gateway envelope: {error}") from error
             if event.op == 0:
                 type = event.type
@@ -399,7 +398,7 @@ class Shard:
         """Let the session see a payload, do what it says; the life events that came of it."""
         try:
             data = decode_json(event.payload)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise ProtocolError(f"op {event.op} with data that is no JSON: {error}") from error
         with self._lock:
             actions = self.session.receive(event.op, data, time.monotonic(), event.type, event.sequence)

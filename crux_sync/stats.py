@@ -13,7 +13,7 @@ class ShardStats(NamedTuple):
     latency: float | None
     #: The last sequence received.
     sequence: int | None
-    #: Events that somebody wanted.
+    #: Events handed to consumers, the shard's own SHARD_* among them.
     events: int
     #: Connections made, and Resumes that succeeded.
     connects: int

@@ -9,7 +9,7 @@ from typing import Any, Self
 import msgspec
 
 from .errors import CruxError, GatewayClosed
-from .events import Event
+from .events import UNREADABLE, Event
 from .queues import CLOSED, EventQueue
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Subscription:
         for event in events:
             try:
                 typed.append(event.typed(self._decoder))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 if self._report is None:
                     raise
                 self._report(error, event, self)

@@ -174,13 +174,18 @@ def test_members_of_a_large_guild_over_a_lost_connection(discord, connect):
     gateway = connect()
     gateway.start()
     assert discord.wait_ready()
-    ids = []
-    for member in gateway.request_guild_members(guild.id, timeout=50):
-        ids.append(member["user"]["id"])
-        if len(ids) == 1000:
-            discord.drop(0)
+    before = discord.sent
+
+    def drop():  # as soon as the chunks are on their way: the reset loses most of them
+        assert discord.wait_for(lambda: discord.sent >= before + 25)
+        discord.drop(0)
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    ids = [member["user"]["id"] for member in gateway.request_guild_members(guild.id, timeout=50)]
+    thread.join(5)
     assert len(ids) == len(set(ids)) == 25_000
-    assert len(discord.resumes) == 1
+    assert discord.wait_for(lambda: len(discord.resumes) == 1)
 
 
 def test_members_by_id_prefix_and_presences(discord, connect):

@@ -239,6 +239,33 @@ def test_a_bug_of_ours_ends_no_shard(discord, quick, log, monkeypatch):
 
 
 @matrix
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"op":"0","d":null}',
+        b'{"op":0,"t":5,"s":1,"d":{}}',
+        b'{"op":0,"t":"X","s":"1","d":{}}',
+        b'{"op":0,"t":"X","s":-1,"d":{}}',
+        b'{"op":0,"t":"X","s":99999999999999999999999,"d":{}}',
+        b'{"op":0,"t":"\xff\xfe","s":1,"d":{}}',
+        b'{"op":7,"d":"\xff\xfe"}',
+        b'{"op":9,"d":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"op":0,"t":"X","s":1,"d":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"[]",
+        b"5",
+        b"",
+    ],
+)
+def test_envelopes_of_the_wrong_shape_cost_a_connection_and_no_event(discord, quick, log, payload):
+    gateway = quick()
+    watch(gateway, log)
+    flood(discord, 20)
+    discord.send(0, payload)
+    flood(discord, 20)
+    check(discord, gateway, log, "resume")
+
+
+@matrix
 def test_a_bomb_ends_the_connection_not_the_process(discord, quick, log, monkeypatch):
     monkeypatch.setattr("crux_sync.connection.Connection.__init__.__defaults__", ("zlib-stream", 1_000_000))
     gateway = quick()

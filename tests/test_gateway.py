@@ -195,7 +195,7 @@ def test_stats_are_a_snapshot(discord, connect, log):
     assert log.has("GUILD_CREATE", 2)
     stats = gateway.stats()
     assert stats.shards[0].state == "ready"
-    assert stats.shards[0].events == 3
+    assert stats.shards[0].events >= 3
     assert stats.shards[0].inflated_bytes > stats.shards[0].received_bytes > 0
     assert (stats.subscriptions[0].label, stats.subscriptions[0].delivered) == ("the callback queue", 5)
     with pytest.raises(AttributeError):

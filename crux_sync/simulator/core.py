@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..close_codes import CLOSE_POLICY
+from ..events import UNREADABLE
 from ..intents import ALL, CONTENT_EVENTS, EVENT_INTENTS, PRIVILEGED, Intents
 from ..opcodes import Opcode
 from .commands import COMMANDS, check_command
@@ -358,17 +359,21 @@ class Core:
         self.store.trim(session, now)
         return Send(session.peer, payload)
 
-    def dispatch(self, name: str, data: Any, now: float) -> list[Output]:
-        """An event happened: number it for every session it concerns, and send it to those that are attached."""
+    def dispatch(self, name: str, data: Any, now: float, encoded: bytes | None = None) -> list[Output]:
+        """An event happened: number it for every session it concerns, and send it to those that are attached.
+
+        ``encoded``: the JSON of ``data``, where it is at hand.
+        """
         outputs: list[Output] = []
-        encoded: bytes | None = None
-        for session in list(self.store.alive.values()):
-            if not concerns(session, name, data):
+        guild_id = None if name.startswith(SHARD_ZERO) else guild_of(name, data)
+        for session in self.store.of_guild(guild_id):
+            if not is_wanted(session, name, guild_id):
                 continue
-            view = blank_content(data, self.world.user_id) if is_blanked(session, name, data) else data
-            if view is data:
+            if is_blanked(session, name, data):
+                payload = session.append(name, encode(blank_content(data, self.world.user_id)), now)
+            else:
                 encoded = encoded or encode(data)
-            payload = session.append(name, encoded if view is data and encoded else encode(view), now)
+                payload = session.append(name, encoded, now)
             self.store.trim(session, now)
             if session.peer is not None and session.peer.state == "ready":
                 outputs.append(Send(session.peer, payload))
@@ -383,19 +388,22 @@ class Core:
 # -------------------------------------------------------------------- the rules of routing
 
 
-def concerns(session: ServerSession, name: str, data: Any) -> bool:
-    """Whether an event goes to a session: its shard, and its intents (sections 9 and 10)."""
-    guild_id = guild_of(name, data)
-    shard = 0 if guild_id is None or name.startswith(SHARD_ZERO) else (guild_id >> 22) % session.shard_count
-    if shard != session.shard_id:
-        return False
-    needed = EVENT_INTENTS.get(name, Intents(0))
+def is_wanted(session: ServerSession, name: str, guild_id: int | None) -> bool:
+    """Whether the intents of a session include an event, in a guild or outside (section 10)."""
+    needed, direct = NEEDED.get(name, (Intents(0), Intents(0)))
     if not needed:
         return True
-    if name != "THREAD_MEMBERS_UPDATE" and len(needed.names()) == 2:  # in a guild, or in a direct message
-        direct = [one for one in needed if one.name and one.name.startswith("DIRECT_")]
-        needed = direct[0] if guild_id is None else needed & ~direct[0]
-    return bool(needed & session.intents)
+    if direct and name != "THREAD_MEMBERS_UPDATE":
+        needed = direct if guild_id is None else needed & ~direct
+    return bool(int(needed) & int(session.intents))
+
+
+def direct_part(needed: Intents) -> Intents:
+    """The intent that stands for direct messages."""
+    return Intents(sum(one for one in needed if one.name and one.name.startswith("DIRECT_")))
+
+
+NEEDED = {name: (needed, direct_part(needed)) for name, needed in EVENT_INTENTS.items()}
 
 
 def guild_of(name: str, data: Any) -> int | None:
@@ -436,7 +444,7 @@ def encode(data: Any) -> bytes:
 def decode(message: bytes, text: bool) -> tuple[int, Any]:
     try:
         payload = msgspec.json.decode(message)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         raise Breach("undecodable", 4002) from None
     if not isinstance(payload, dict) or not is_integer(payload.get("op")):
         raise Breach("undecodable", 4002)

@@ -201,12 +201,12 @@ class Simulator:
     def _maker(self) -> Maker:
         return Maker(self._core.world, self._core.world._random)
 
-    def _dispatch(self, events: Iterable[tuple[str, Any]]) -> None:
+    def _dispatch(self, events: Iterable[tuple[Any, ...]]) -> None:
         with self._server.changed:
             now = time.monotonic()
             outputs = []
-            for name, data in events:
-                outputs += self._core.dispatch(name, data, now)
+            for name, data, *encoded in events:
+                outputs += self._core.dispatch(name, data, now, *encoded)
             self._server.perform(outputs)
             self._server.changed.notify_all()
 

@@ -85,6 +85,8 @@ class SessionStore:
         self.log_age = log_age
         self.trim_by_heartbeats = trim_by_heartbeats
         self.alive: dict[str, ServerSession] = {}
+        #: The same by shard count and shard id, for dispatching to few of many.
+        self._routes: dict[int, dict[int, list[ServerSession]]] = {}
         #: Every session there was, in order.
         self.history: list[ServerSession] = []
         self._random = random.Random(seed)
@@ -93,6 +95,7 @@ class SessionStore:
         session_id = f"{self._random.getrandbits(128):032x}"
         session = ServerSession(session_id, token, *shard, intents, large_threshold)
         self.alive[session_id] = session
+        self._routes.setdefault(shard[1], {}).setdefault(shard[0], []).append(session)
         self.history.append(session)
         return session
 
@@ -114,9 +117,17 @@ class SessionStore:
     def end(self, session: ServerSession) -> None:
         """The session is gone; what it had not delivered is unrecoverable."""
         if self.alive.pop(session.session_id, None) is not None:
+            self._routes[session.shard_count][session.shard_id].remove(session)
             session.ended = True
             session.peer = None
             session.unrecoverable = session.sequence - session.confirmed
+
+    def of_guild(self, guild_id: int | None) -> list[ServerSession]:
+        """The sessions whose shard a guild is on; without a guild, those of shard 0."""
+        found: list[ServerSession] = []
+        for shard_count, shards in self._routes.items():
+            found += shards.get(0 if guild_id is None else (guild_id >> 22) % shard_count, ())
+        return found
 
     def of_shard(self, shard_id: int) -> list[ServerSession]:
         return [session for session in self.alive.values() if session.shard_id == shard_id]

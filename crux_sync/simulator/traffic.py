@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .core import encode
 from .payloads import Maker
 from .world import World
 
@@ -19,6 +20,9 @@ DEFAULT_MIX: Mapping[str, float] = {
     "GUILD_MEMBER_UPDATE": 0.05,
 }
 
+#: Name, data, and its JSON.
+Prepared = tuple[str, Any, bytes]
+
 #: Events made in advance and sent in turn: making them one by one would cost more than sending them.
 POOL = 1024
 
@@ -30,7 +34,7 @@ class Traffic:
     """A stream of events at a rate. ``stop`` ends it; ``sent`` counts them. Any thread."""
 
     def __init__(
-        self, world: World, rate: float, mix: Mapping[str, float], dispatch: Callable[[list[tuple[str, Any]]], None]
+        self, world: World, rate: float, mix: Mapping[str, float], dispatch: Callable[[list[Prepared]], None]
     ) -> None:
         if rate <= 0:
             raise ValueError(f"rate={rate!r} must be more than 0 events a second")
@@ -39,7 +43,8 @@ class Traffic:
         source = random.Random(world.seed)
         maker = Maker(world, source)
         names = source.choices(list(mix), weights=list(mix.values()), k=POOL)
-        self._pool = itertools.cycle([(name, maker.make(name)) for name in names])
+        made = [(name, maker.make(name)) for name in names]
+        self._pool = itertools.cycle([(name, data, encode(data)) for name, data in made])
         self._dispatch = dispatch
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="crux-sim-traffic", daemon=True)
