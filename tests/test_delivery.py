@@ -1,6 +1,11 @@
 """Dispatchers, subscriptions, overflow, callbacks, waiting: what each promises."""
 
 import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
 import threading
 from typing import TypedDict
 
@@ -501,4 +506,45 @@ def test_invalid_text_is_reported_when_decoded_and_the_session_goes_on(discord, 
     assert eventually(lambda: len(errors) == 1)
     flood(discord, 1)
     assert log.has("MESSAGE_CREATE")
+    assert discord.connections == 1
+
+
+STOPPED_CONSUMER = """
+    import sys
+    from crux_sync import Gateway, Intents
+    gateway = Gateway("test", api_url=sys.argv[1], intents=Intents.all())
+    subscription = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    gateway.wait_for("SHARD_READY", timeout=10)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    numbers = [subscription.get(10).data["n"] for _ in range(int(sys.argv[2]))]
+    print(numbers == list(range(len(numbers))), flush=True)
+    gateway.close()
+"""
+
+
+@pytest.mark.discord(heartbeat_interval=1.0)
+def test_a_consumer_that_stops_for_five_minutes_of_traffic(discord):
+    count, memory = 5 * 60 * 200, re.compile(r"VmRSS:\s+(\d+) kB")
+    command = [sys.executable, "-c", textwrap.dedent(STOPPED_CONSUMER), discord.api_url, str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def resident() -> int:
+            return int(memory.search(pathlib.Path(f"/proc/{process.pid}/status").read_text())[1])
+
+        assert process.stdout.readline() == "ready\n"
+        data = [("MESSAGE_CREATE", {"guild_id": "1", "n": n, "content": "x" * 600}) for n in range(count)]
+        discord._dispatch(data[:12_000])
+        peer = discord.peers[0]
+        # The queue has filled when beats no longer name a newer sequence.
+        assert discord.wait_for(lambda: peer.beats >= 2)
+        before = resident()
+        discord._dispatch(data[12_000:])
+        beats = peer.beats
+        assert discord.wait_for(lambda: peer.beats >= beats + 3)
+        assert resident() - before < 20_000
+        assert discord.peers == [peer]
+        out, _ = process.communicate("go on\n", timeout=60)
+    assert out == "True\n"
     assert discord.connections == 1

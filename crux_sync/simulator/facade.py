@@ -1,5 +1,6 @@
 """``Simulator``: an offline Discord as one object, for demos, tests, and tests of other people's bots."""
 
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -244,7 +245,12 @@ class Simulator:
 
     def half_open(self, shard_id: int = 0) -> None:
         """From now on read nothing and send nothing, but keep the connection."""
-        self._each(shard_id, lambda peer, link: link.half_open.set())
+
+        def act(peer: Peer, link: Link) -> None:
+            peer.last_beat = math.inf  # beats that are not read are not late
+            link.half_open.set()
+
+        self._each(shard_id, act)
 
     def reconnect(self, shard_id: int = 0) -> None:
         """Op 7."""
