@@ -1,6 +1,6 @@
 """The clients that are measured, each in a process of its own.
 
-``python -m benchmarks.clients NAME URL CA_FILE COMPUTE`` prints one line of JSON: CPU and wall seconds from READY to the
+``python -m benchmarks.clients NAME URL CA_FILE COMPUTE`` prints a line of JSON: CPU and wall seconds from READY to the
 last event, and how many events it saw. ``COMPUTE`` is a number of threads of pure Python to run beside it.
 """
 

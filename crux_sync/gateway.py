@@ -19,9 +19,10 @@ from .limits import IdentifyLedger, IdentifyLimiter, LocalIdentifyLimiter
 from .options import Options, check_range, whole_number
 from .presence import Presence
 from .sessions import Identity, StoredSession, create_store
-from .shard import Shard, Wiring
+from .shard import Shard
 from .signals import Interrupted, closing_signals
 from .stats import Stats, SubscriptionStats
+from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
 

@@ -2,31 +2,26 @@
 
 import contextlib
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Event as Flag
 from threading import Lock, Thread, current_thread
-from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from msgspec import UNSET
 
 from .actions import Action, Dial, Disconnect, Emit, Fail, Redial, SendHeartbeat, SendIdentify, SendResume, State
 from .connection import CLOSE_DEADLINE, ConnectFailed, Connection
-from .dispatch import Hub, Routes
+from .dispatch import Routes
 from .errors import FatalCloseError, ProtocolError
-from .events import UNREADABLE, Event, decode_json, encode_json, envelope_decoder
-from .heartbeat import Heartbeater
-from .intents import Intents
-from .limits import IdentifyLimiter, IdentifyTicket, SendBudget
-from .opcodes import Opcode
+from .events import UNREADABLE, Event, decode_json, envelope_decoder
+from .handshake import heartbeat, identify, resume, with_query
+from .limits import IdentifyTicket, SendBudget
 from .outbox import Outbox
 from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
 from .sessions import StoredSession
 from .stats import ShardStats
+from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
@@ -39,39 +34,6 @@ AFTER_ERROR = 5.0
 
 #: Dispatches that the session must see.
 SESSION_EVENTS = frozenset({"READY", "RESUMED"})
-
-
-class Host(Protocol):
-    """What a shard asks of its gateway. Called on the shard's thread, with no lock held."""
-
-    def gateway_url(self, *, refresh: bool) -> str: ...
-
-    def may_resume_at(self, url: str) -> bool: ...
-
-    def presence_for(self, shard_id: int) -> dict[str, Any] | None: ...
-
-    def shard_failed(self, shard_id: int, error: FatalCloseError) -> None: ...
-
-    def session_changed(self) -> None: ...
-
-    def report(self, error: BaseException, event: Event | None, source: Any) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What all shards of a gateway share."""
-
-    host: Host
-    hub: Hub
-    heartbeater: Heartbeater
-    limiter: IdentifyLimiter
-    #: A function, so that no repr or traceback of this object shows the token.
-    token: Callable[[], str]
-    intents: Intents
-    large_threshold: int
-    compress: str | None
-    ssl_context: Any
-    proxy: str | None
 
 
 class Shard:
@@ -438,33 +400,24 @@ class Shard:
             elif isinstance(action, SendIdentify):
                 self._identify()
             elif isinstance(action, SendResume):
-                self._send(self._resume_payload(action))
+                self._send(resume(self._wiring.token(), action.session_id, action.sequence))
             elif isinstance(action, Disconnect):
                 self._disconnect(action)
         return emitted
 
     def _identify(self) -> None:
-        self._send(self._identify_payload())
+        wiring = self._wiring
+        self._send(
+            identify(
+                wiring.token(),
+                wiring.intents,
+                wiring.large_threshold,
+                (self.id, self.count),
+                wiring.host.presence_for(self.id),
+            )
+        )
         if self._ticket is not None:
             self._ticket.sent()
-
-    def _identify_payload(self) -> bytes:
-        wiring = self._wiring
-        data: dict[str, Any] = {
-            "token": wiring.token(),
-            "intents": int(wiring.intents),
-            "properties": {"os": sys.platform, "browser": "crux_sync", "device": "crux_sync"},
-            "large_threshold": wiring.large_threshold,
-            "shard": [self.id, self.count],
-        }
-        presence = wiring.host.presence_for(self.id)
-        if presence is not None:
-            data["presence"] = presence
-        return encode_json({"op": int(Opcode.IDENTIFY), "d": data})
-
-    def _resume_payload(self, action: SendResume) -> bytes:
-        data = {"token": self._wiring.token(), "session_id": action.session_id, "seq": action.sequence}
-        return encode_json({"op": int(Opcode.RESUME), "d": data})
 
     def _send(self, payload: bytes) -> None:
         """Heartbeat, identify, resume: counted, never held up."""
@@ -550,14 +503,3 @@ class Shard:
             self._perform(actions)
             return None
         return min(now + RETRY_FLUSH, due if due is not None else now + RETRY_FLUSH)
-
-
-def heartbeat(sequence: int | None) -> bytes:
-    return b'{"op":1,"d":%s}' % (b"null" if sequence is None else b"%d" % sequence)
-
-
-def with_query(url: str, compress: str | None) -> str:
-    """The same query on every connection (protocol, section 2); the url may or may not end in a slash."""
-    parts = urlsplit(url)
-    query = "v=10&encoding=json" + (f"&compress={compress}" if compress else "")
-    return parts._replace(path=parts.path or "/", query=query, fragment="").geturl()
