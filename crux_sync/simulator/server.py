@@ -146,6 +146,8 @@ class Link:
         fragments: list[bytes] = []
         while not self.half_open.is_set():
             data = transport.read()
+            if self.half_open.is_set():
+                break
             with self.protocol_lock:
                 if data:
                     self.protocol.receive_data(data)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from crux_sync.intents import EVENT_INTENTS, Intents
 from crux_sync.simulator.core import Close, Core, Send, Settings
-from crux_sync.simulator.routing import blank_content
 from crux_sync.simulator.payloads import Maker
+from crux_sync.simulator.routing import blank_content
 
 ALL = Intents.all()
 
