@@ -66,13 +66,13 @@ class Transport:
     # ---------------------------------------------------------------- afterwards
 
     def read(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end of the stream, however it ended."""
+        """What has arrived, at least one byte; empty at the end of the stream, however it ended.
+
+        A reset takes nothing back: the kernel gives what came before it first, and that may be the close frame.
+        """
         try:
             return self._sock.recv(RECEIVE_SIZE)
         except OSError:
-            # A reset does not take back what came before it, and that may be the close frame with its code.
-            with contextlib.suppress(OSError):
-                return self._sock.recv(RECEIVE_SIZE, DONT_WAIT)
             return b""
 
     def write(self, data: bytes, *, wait: bool = True) -> bool:

@@ -1,6 +1,7 @@
 """TLS under load in both directions, closing against difficult servers, dialling over dead addresses."""
 
 import socket
+import struct
 import threading
 import time
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crux_sync.session import Session
-from crux_sync.transport import dial
+from crux_sync.transport import Transport, dial
 
 
 @pytest.mark.discord(tls=True, shards=50, max_concurrency=50, guilds_per_shard=1)
@@ -172,3 +173,23 @@ def test_no_input_breaks_the_session(steps):
             getattr(session, what)(now)
         assert session.link is None or session.failures >= 0
         assert session.next_dial().resume is (session.session_id is not None and session.sequence is not None)
+
+
+@pytest.mark.parametrize("writes", [0, 3])
+def test_what_came_before_a_reset_is_read(writes):
+    """The close frame carries the code; a reset right behind it must not take it away."""
+    for _ in range(30):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sock = socket.create_connection(server.getsockname())
+            transport = Transport(sock, time.monotonic() + 5)
+            transport.established()
+            peer, _ = server.accept()
+            transport.write(b"unread: this makes the kernel reset")
+            peer.sendall(b"\x88\x02\x0f\xa4")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            for _ in range(writes):
+                transport.write(b"into the reset")
+            assert transport.read() == b"\x88\x02\x0f\xa4"
+            assert transport.read() == b""
+            transport.close()
