@@ -209,7 +209,13 @@ class Lanes:
                     self._waiting += 1
 
     def _has_room(self) -> bool:
-        return self._queue.maxsize <= 0 or self._waiting < self._queue.maxsize or self._queue.overcommitted > 0
+        queue = self._queue
+        return queue.maxsize <= 0 or self._waiting < queue.maxsize or queue.overcommitted > 0 or queue.abandoned
+
+    def leave(self) -> None:
+        """A worker stops in the middle of its lane: let the one at the intake look again."""
+        with self._idle:
+            self._idle.notify_all()
 
     def following(self, key: Hashable) -> Event | None:
         """The next event of a key that this worker has just worked on; None: the key is free again."""
@@ -285,3 +291,4 @@ class Workers:
                 self._registry.handle(event)
                 queue.settle(event)
                 event = lanes.following(key)
+        lanes.leave()

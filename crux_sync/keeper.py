@@ -24,17 +24,19 @@ FAR_BEHIND = 1000
 LOG_EVERY = 60.0
 
 
-def handled_sequence(shard: Shard, subscriptions: Iterable[Subscription]) -> int | None:
-    """The sequence of ``shard`` up to which everything is handled; None before the first event."""
+def handled_session(shard: Shard, subscriptions: Iterable[Subscription]) -> StoredSession | None:
+    """The session of ``shard`` with the sequence up to which everything is handled; None: there is no session."""
     # First what is dealt, then who still has some of it: an event dealt in between can only be newer.
-    handled = shard.dealt
-    if handled is None:
+    found = shard.dealt_session()
+    if found is None:
         return None
+    stored, floor = found
+    handled = stored.sequence
     for subscription in subscriptions:
         for event in subscription.queue.unhandled():
             if event.shard_id == shard.id and event.sequence is not None:
                 handled = min(handled, event.sequence - 1)
-    return handled
+    return stored._replace(sequence=max(handled, floor))
 
 
 class Keeper:
@@ -92,11 +94,9 @@ class Keeper:
         self._saved |= changed
 
     def _state(self, shard: Shard, consumers: list[Subscription]) -> StoredSession | None:
-        session = shard.session
-        handled = handled_sequence(shard, consumers)
-        session.handled = handled
-        stored = session.stored(handled if handled is not None else session.sequence)
+        stored = handled_session(shard, consumers)
         if stored is not None:
+            shard.session.handled = stored.sequence
             self._watch(shard, stored.sequence)
         return stored
 

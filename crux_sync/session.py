@@ -101,6 +101,8 @@ class Session:
     resume_url: str | None = None
     sequence: int | None = None
     handled: int | None = None
+    #: No resume goes back beyond this: the sequence of READY, or of the stored session.
+    floor: int | None = None
     #: The bot's own user and application, from READY.
     user_id: str | None = None
     application_id: str | None = None
@@ -142,11 +144,11 @@ class Session:
     def restore(self, stored: StoredSession) -> None:
         """Take up a stored session."""
         self.session_id, self.resume_url, self.sequence, self.user_id, self.application_id = stored
-        self.handled = stored.sequence
+        self.handled = self.floor = stored.sequence
 
     def forget(self) -> None:
         """The session is over on the server, or given up."""
-        self.session_id = self.resume_url = self.sequence = self.handled = None
+        self.session_id = self.resume_url = self.sequence = self.handled = self.floor = None
         self.resumes_unanswered = 0
         self.resume_once_spent = self.avoid_resume_url = False
 
@@ -309,6 +311,8 @@ class Session:
             return self.leave(link, Outcome.IDENTIFY, str(error))
         self.session_id, self.resume_url = session_id, resume_url
         self.user_id, self.application_id = read_id(data.get("user")), read_id(data.get("application"))
+        # READY does not come again after a resume (6.8): it counts as handled from the start.
+        self.handled = self.floor = self.sequence
         self.session_established(link, now)
         return [Emit("SHARD_READY", {"session_id": session_id, "guilds": count_guilds(data)})]
 

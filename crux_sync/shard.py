@@ -121,6 +121,13 @@ class Shard:
         self.session.restore(stored)
         self.dealt = stored.sequence
 
+    def dealt_session(self) -> tuple[StoredSession, int] | None:
+        """The session with the sequence up to which everything is dealt, and its floor; None: there is none."""
+        with self._lock:
+            session = self.session
+            stored = session.stored(self.dealt if self.dealt is not None else session.floor)
+            return None if stored is None or session.floor is None else (stored, session.floor)
+
     def start(self) -> None:
         """Start the thread. The place in the identify queue is taken here, so that shards start in order."""
         if not self.session.can_resume:
@@ -192,6 +199,8 @@ class Shard:
             self.session.link = None
             if self.session.state is not State.FAILED:
                 self.session.state = State.STOPPED
+            if self._stopping.is_set() and self._close_code == CLOSE_FOR_GOOD:
+                self.session.forget()
         self._wiring.heartbeater.schedule(self, None)
 
     def _connect_and_read(self) -> float | None:
@@ -364,6 +373,8 @@ class Shard:
             raise ProtocolError(f"op {event.op} with data that is no JSON: {error}") from error
         with self._lock:
             actions = self.session.receive(event.op, data, time.monotonic(), event.type, event.sequence)
+            if event.type == "READY":
+                self.dealt = self.session.floor
         emitted = self._perform(actions)
         self._schedule()
         return emitted

@@ -13,7 +13,8 @@ import pytest
 from conftest import eventually
 
 from crux_sync import ConfigurationError, Gateway, GatewayClosed
-from crux_sync.keeper import handled_sequence
+from crux_sync.keeper import handled_session
+from crux_sync.limits import LocalIdentifyLimiter
 from crux_sync.sessions import FileSessionStore, Identity, MemorySessionStore, StoredSession
 
 IDENTITY = Identity.of("made-up", 2, 5)
@@ -179,7 +180,7 @@ def test_what_counts_as_handled(discord, connect, tmp_path):
     first = discord.sent - 9
 
     def handled():
-        return handled_sequence(shard, [iterated, pool]) - first + 1
+        return handled_session(shard, [iterated, pool]).sequence - first + 1
 
     for _ in range(10):
         pool.queue.get()
@@ -192,7 +193,28 @@ def test_what_counts_as_handled(discord, connect, tmp_path):
     assert len(iterated.get_many(5)) == 5
     assert handled() == 2
     iterated.close()
-    assert handled_sequence(shard, [pool]) == discord.sent
+    assert handled_session(shard, [pool]).sequence == discord.sent
+
+
+@pytest.mark.discord(identify_period=0.0)
+def test_a_new_session_is_never_stored_with_the_old_ones_sequence(discord, connect, tmp_path, log):
+    saved = []
+
+    class Store(MemorySessionStore):
+        def save(self, sessions):
+            saved.append(sessions[0])
+            super().save(sessions)
+
+    gateway = connect(session_store=Store(), identify_limiter=LocalIdentifyLimiter(1, period=0.0))
+    gateway.on("SHARD_READY")(log)
+    gateway.start()
+    assert log.has("SHARD_READY")
+    flood(discord, 200)
+    assert eventually(lambda: saved and saved[-1].sequence == discord.sent)
+    discord.invalidate(0)
+    assert log.has("SHARD_READY", 2, timeout=15)
+    assert eventually(lambda: saved[-1] is not None and saved[-1].session_id == discord.sessions[0].session_id)
+    assert all(one.sequence < 10 for one in saved if one and one.session_id == discord.sessions[0].session_id)
 
 
 def test_the_session_is_over_when_told_so(discord, connect, tmp_path):
