@@ -20,8 +20,10 @@ class Greeter:
 def test_it_greets_also_those_who_came_while_it_was_away(discord):
     gateway = Gateway("test", api_url=discord.api_url, intents=Intents.default() | Intents.GUILD_MEMBERS)
     greeter = Greeter(gateway)
+    ready = gateway.subscribe("SHARD_READY")
     with gateway:
-        assert discord.wait_ready(2)
+        for _ in range(2):
+            ready.get(timeout=10)
         discord.drop(shard_id=0)
         discord.dispatch("GUILD_MEMBER_ADD", {"guild_id": "0", "user": {"id": "5", "username": "ada"}})
         gateway.wait_for("SHARD_RESUMED", timeout=10)
