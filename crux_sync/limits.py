@@ -27,6 +27,9 @@ IDENTIFY_PERIOD = 5.0
 #: brings them closer together. This much is added to each window, seconds.
 GUARD = 0.05
 
+#: The allowance is taken as renewed this much later than told: an identify a moment too soon costs the token, seconds.
+RESET_GUARD = 1.0
+
 #: A granted identify that is neither sent nor released blocks its bucket no longer than this, seconds.
 PERMIT_DEADLINE = 120.0
 
@@ -109,7 +112,7 @@ class IdentifyLedger:
         """What ``/gateway/bot`` says at ``now``; ``reset_after`` in seconds, 0 when no window runs."""
         self.remaining = remaining
         self._granted = remaining
-        self._resets = now + (reset_after or 86_400.0)
+        self._resets = now + (reset_after + RESET_GUARD if reset_after else 86_400.0)
         self._last = -math.inf
 
     def delay(self, now: float) -> float:
@@ -126,11 +129,15 @@ class IdentifyLedger:
         return max(self._last + left / (self.remaining - 1) - now, 0.0)
 
     def record(self, now: float) -> None:
-        """An identify was sent."""
+        """An identify is granted: counted now, so that two which are granted together cannot both be the last."""
         self._turn_over(now)
         self.remaining = max(self.remaining - 1, 0)
         self._planned = max(self._planned - 1, 0)
         self._last = now
+
+    def give_back(self) -> None:
+        """A granted identify was not sent after all."""
+        self.remaining = min(self.remaining + 1, self.total)
 
     def _turn_over(self, now: float) -> None:
         if now >= self._resets:
@@ -206,11 +213,8 @@ class LocalIdentifyLimiter:
         return max(delay, 0.0)
 
     def _sent(self, ticket: "LocalTicket") -> None:
-        now = self._clock()
-        self._free_at[ticket.bucket] = now + self._period + GUARD
+        self._free_at[ticket.bucket] = self._clock() + self._period + GUARD
         self._identifies += 1
-        if self.ledger is not None:
-            self.ledger.record(now)
 
 
 class LocalTicket:
@@ -221,6 +225,7 @@ class LocalTicket:
         self._limiter = limiter
         self._granted_at: float | None = None
         self._released = False
+        self._sent = False
 
     def wait(self, cancelled: Flag, timeout: float | None = None) -> bool:
         limiter = self._limiter
@@ -231,6 +236,8 @@ class LocalTicket:
                 delay = limiter._delay(self, now)
                 if delay == 0.0:
                     self._granted_at = now
+                    if limiter.ledger is not None:
+                        limiter.ledger.record(now)
                     return True
                 remaining = None if deadline is None else deadline - now
                 if remaining is not None and remaining <= 0:
@@ -255,6 +262,7 @@ class LocalTicket:
 
     def sent(self) -> None:
         with self._limiter._condition:
+            self._sent = True
             self._limiter._sent(self)
 
     def release(self) -> None:
@@ -262,6 +270,8 @@ class LocalTicket:
             if not self._released:
                 self._released = True
                 self._limiter._queues[self.bucket].remove(self)
+                if self._granted_at is not None and not self._sent and self._limiter.ledger is not None:
+                    self._limiter.ledger.give_back()
             self._limiter._condition.notify_all()
 
     def cancel(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from crux_sync import Gateway, Intents
 
-OURS = ("crux-shard", "crux-heartbeat", "crux-worker", "crux-sim")
+OURS = ("crux-shard", "crux-heartbeat", "crux-worker", "crux-keeper", "crux-sim")
 
 
 def our_threads() -> list[str]:

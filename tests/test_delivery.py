@@ -90,12 +90,16 @@ class Delivery(RuleBasedStateMachine):
         one.close()
         self.subscriptions.remove(one)
 
-    @rule(types=st.lists(st.sampled_from("AB"), min_size=1, max_size=5))
-    def publish(self, types):
+    @rule(
+        types=st.lists(st.sampled_from("AB"), min_size=1, max_size=5),
+        shard_id=st.integers(min_value=0, max_value=2),
+        guild=st.integers(min_value=0, max_value=3),
+    )
+    def publish(self, types, shard_id, guild):
         events = []
         for type in types:
             self.number += 1
-            events.append(create(self.number, type))
+            events.append(create(self.number, type, guild, shard_id))
         before = {one: one.delivered + one.dropped for one in self.subscriptions}
         self.hub.publish(events, OpenGate())
         self.check(events, before)
@@ -158,9 +162,36 @@ class DemandDelivery(Delivery):
         assert len(everything) == len(set(everything))
 
 
+class PartitionDelivery(DemandDelivery):
+    """Each event to the one subscription of its guild's partition, through re-subscribes too."""
+
+    free = ("a", "b", "c")
+
+    def make(self) -> Dispatcher:
+        return PartitionDispatcher(self.free)
+
+    @rule(maxsize=st.integers(min_value=1, max_value=6), overflow=st.sampled_from(["drop_oldest", "drop_newest"]))
+    def subscribe(self, maxsize, overflow):
+        left = [name for name in self.free if name not in {one.partition for one in self.subscriptions}]
+        if not left:
+            return
+        one = Subscription(maxsize=maxsize, overflow=overflow, partition=left[0], on_close=self.hub.leave)
+        self.hub.join(one)
+        self.subscriptions.append(one)
+        self.promised[one], self.taken[one] = [], []
+
+    @invariant()
+    def a_partition_holds_its_own_guilds_only(self):
+        for one in self.subscriptions:
+            assert all(self.hub.dispatcher.by_guild(event) == one.partition for event in one.queue.queue)
+
+
+PartitionDeliveryTest = PartitionDelivery.TestCase
 DeliveryTest = Delivery.TestCase
 DemandDeliveryTest = DemandDelivery.TestCase
-DeliveryTest.settings = DemandDeliveryTest.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+for case in (DeliveryTest, DemandDeliveryTest, PartitionDeliveryTest):
+    case.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+del case
 
 
 # ------------------------------------------------------------------ dispatchers

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from conftest import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from crux_sync.limits import (
     GUARD,
     IDENTIFY_PERIOD,
     PERMIT_DEADLINE,
+    RESET_GUARD,
     SEND_PERIOD,
     SENDS,
     IdentifyLedger,
@@ -77,6 +77,28 @@ def test_the_share_of_commands():
     assert budget.delay(1.0) == pytest.approx(SEND_PERIOD + GUARD - 1.0)
 
 
+def test_two_thousand_commands_take_no_longer_than_the_budget_asks():
+    interval, now, sent, beats = 41.25, 0.0, 0, 0
+    budget, times = SendBudget(interval), []
+    budget.record_priority(0.0)  # identify
+    while sent < 2000:
+        while beats * interval <= now:
+            budget.record_priority(beats * interval)
+            times.append(beats * interval)
+            beats += 1
+        delay = budget.delay(now)
+        if delay:
+            now += delay
+            continue
+        budget.record_command(now)
+        times.append(now)
+        sent += 1
+    share = SendBudget.commands_per_period(interval)
+    assert now <= 1.03 * SEND_PERIOD * (-(-2000 // share) - 1)
+    times.sort()
+    assert all(later - earlier >= SEND_PERIOD for earlier, later in zip(times, times[SENDS:], strict=False))
+
+
 # ------------------------------------------------------------------ the daily allowance
 
 
@@ -98,8 +120,8 @@ def test_a_day_of_wanting_to_identify_all_the_time_never_spends_it_all(shards, r
 
 def test_a_new_window_starts_afresh():
     ledger = IdentifyLedger(1000, 1, 50.0, 0.0)
-    assert ledger.delay(10.0) == 40.0
-    assert ledger.delay(50.0) == 0.0
+    assert ledger.delay(10.0) == 40.0 + RESET_GUARD
+    assert ledger.delay(50.0 + RESET_GUARD) == 0.0
     assert ledger.remaining == 1000
 
 
@@ -180,6 +202,15 @@ def test_the_ledger_holds_back_every_bucket():
     limiter = LocalIdentifyLimiter(2, clock=clock, ledger=IdentifyLedger(1000, 1, 60.0, clock.now))
     ticket = limiter.enqueue(0)
     assert not granted(ticket)
-    clock.now += 60
+    clock.now += 60 + RESET_GUARD
     assert granted(ticket)
-    assert eventually(lambda: limiter.identifies == 0)
+    assert limiter.ledger.remaining == 999
+    ticket.release()  # never sent
+    assert limiter.ledger.remaining == 1000
+
+
+def test_two_buckets_cannot_both_spend_the_last_one():
+    clock = Clock()
+    ledger = IdentifyLedger(1000, 1, 60.0, clock.now, planned=2)
+    limiter = LocalIdentifyLimiter(2, clock=clock, ledger=ledger)
+    assert [granted(limiter.enqueue(shard_id)) for shard_id in range(2)] == [True, False]

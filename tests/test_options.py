@@ -1,6 +1,7 @@
 """Bad input gets a clear error before anything is sent."""
 
 import socket
+import time
 import warnings
 
 import pytest
@@ -148,6 +149,17 @@ def test_more_shards_than_session_starts(discord, connect):
         connect().start()
     assert raised.value.remaining == 3
     assert discord.connections == 0
+
+
+@pytest.mark.discord(shards=2, remaining=1, identify_period=0.0)
+def test_session_starts_may_be_waited_for(discord, connect):
+    discord._core.resets = time.monotonic() + 1.5
+    gateway = connect(wait_for_session_starts=True)
+    gateway.start()
+    assert discord.wait_ready(1)
+    assert discord.remaining == 0
+    assert discord.wait_ready(2, timeout=15)
+    assert discord.violations == []
 
 
 # ------------------------------------------------------------------ names and intents
