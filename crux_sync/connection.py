@@ -32,6 +32,9 @@ CLOSE_DEADLINE = 2.0
 #: An inflate that takes this long (seconds; normally microseconds) waited for the GIL: another thread computes.
 GIL_STALL = 0.001
 
+#: Messages inflated one by one between two looks at the clock: so many stalls may pass before it is noticed.
+PROBE = 8
+
 #: After a stall, this many receives are inflated in batches before it is measured again.
 BATCHED_RECEIVES = 64
 
@@ -147,13 +150,14 @@ class Connection:
         if self._batched_receives:
             self._batched_receives -= 1
             return inflate(messages, batched=True)
-        if len(messages) == 1:
-            return inflate(messages)
-        started = perf_counter()
-        payloads = list(inflate(messages[:1]))
-        if perf_counter() - started > GIL_STALL:
-            self._batched_receives = BATCHED_RECEIVES
-        payloads += inflate(messages[1:], batched=self._batched_receives > 0)
+        payloads: list[bytes] = []
+        for start in range(0, len(messages), PROBE):
+            began = perf_counter()
+            payloads += inflate(messages[start : start + PROBE])
+            if perf_counter() - began > GIL_STALL:
+                self._batched_receives = BATCHED_RECEIVES
+                payloads += inflate(messages[start + PROBE :], batched=True)
+                break
         return payloads
 
     @property
