@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 
 import pytest
 from conftest import eventually, our_threads
@@ -361,7 +362,9 @@ def test_run_on_another_thread_leaves_signals_alone(discord, connect):
 def test_a_forked_process_is_told(discord, connect):
     gateway = connect()
     read, write = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of just what is tested here
+        child = os.fork()
     if child == 0:
         try:
             gateway.start()
