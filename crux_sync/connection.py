@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import websocket
 
-from .errors import ConfigurationError, CruxError, ProtocolError
+from .errors import ConfigurationError, CruxError
 from .frames import MAX_MESSAGE, CloseFrame, FrameReader
 from .inflate import create_inflater
 from .transport import TLSTransport, Transport, dial
@@ -269,6 +269,3 @@ def environment_proxy(url: str) -> str | None:
     if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
         return None
     return proxy
-
-
-__all__ = ["CLOSE_DEADLINE", "USER_AGENT", "ConnectFailed", "Connection", "ProtocolError"]

@@ -340,10 +340,5 @@ class Hub:
             with self._room:
                 self._room.notify_all()
 
-    def close(self) -> None:
-        """Close every subscription; what is queued can still be taken."""
-        for subscription in self.routes.subscriptions:
-            subscription.close()
-
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self.routes.subscriptions)

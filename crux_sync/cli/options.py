@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from ..gateway import Gateway
-from ..intents import EVENT_INTENTS, SHARD_EVENTS, Intents
+from ..intents import Intents
 from ..options import DEFAULT_API_URL, TOKEN_VARIABLE
 
 Commands = Any  # argparse has no public name for what add_subparsers returns
@@ -60,10 +60,6 @@ def token(api_url: str) -> str | None:
     """The environment's token; a simulator accepts ``test``."""
     given = os.environ.get(TOKEN_VARIABLE)
     return given if given or api_url == DEFAULT_API_URL else "test"
-
-
-def known_event(name: str) -> bool:
-    return name in EVENT_INTENTS or name in SHARD_EVENTS
 
 
 def create_gateway(options: argparse.Namespace, **settings: Any) -> Gateway:

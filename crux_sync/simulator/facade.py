@@ -15,8 +15,6 @@ from .sessions import ServerSession
 from .traffic import DEFAULT_MIX, Traffic
 from .world import Guild
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 class Simulator(Faults):
     """An offline Discord. Use it as a context manager, or ``start`` and ``close``. Any thread may call any method.
