@@ -66,6 +66,7 @@ class Simulator(Faults):
     # ---------------------------------------------------------------- life
 
     def start(self) -> Self:
+        """Listen. Done by ``with`` as well; for one that outlives a block, such as in a session of your own."""
         self._started = True
         self._server.start()
         return self
@@ -87,10 +88,12 @@ class Simulator(Faults):
 
     @property
     def host(self) -> str:
+        """The address that clients connect to."""
         return "127.0.0.1" if self._server.host == "0.0.0.0" else self._server.host
 
     @property
     def port(self) -> int:
+        """The port, also when any free one was asked for."""
         port: int = self._server.port
         return port
 
@@ -167,12 +170,18 @@ class Simulator(Faults):
         return self._core.world
 
     def wait_for(self, predicate: Callable[[], object], timeout: float = 10.0) -> bool:
-        """Wait until ``predicate`` is true; it is looked at whenever something happens here. Whether it became so."""
+        """Wait until ``predicate`` is true, at most ``timeout`` seconds; whether it became so.
+
+        It is looked at whenever something happens here.
+        """
         with self._server.changed:
             return bool(self._server.changed.wait_for(predicate, timeout))
 
     def wait_ready(self, shards: int | None = None, timeout: float = 10.0) -> bool:
-        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection."""
+        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection.
+
+        At most ``timeout`` seconds; whether it became so.
+        """
         wanted = self.settings.shards if shards is None else shards
         return self.wait_for(
             lambda: sum(session.peer is not None for session in self._core.store.alive.values()) >= wanted, timeout
