@@ -176,8 +176,8 @@ class Consumers:
     def __iter__(self) -> Iterator[Event]:
         """``for event in gateway``: every event, in a subscription of its own.
 
-        It ends when the gateway closes and raises what was fatal. Any thread, and several at once, each with all events.
-        Raises GatewayClosed when the gateway is closed already.
+        It ends when the gateway closes and raises what was fatal. Any thread; several at once get
+        all events each. Raises GatewayClosed when the gateway is closed already.
         """
         options = self._options
         subscription = self._subscribe(None, maxsize=options.queue_size, overflow=options.overflow)

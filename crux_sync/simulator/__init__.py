@@ -13,9 +13,10 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("the simulator needs websockets: pip install 'crux_sync[simulator]'") from error
 
+from .channels import RestRequest
 from .core import Settings
 from .facade import Simulator
 from .sessions import ServerSession
 from .traffic import DEFAULT_MIX, Traffic
 
-__all__ = ["DEFAULT_MIX", "ServerSession", "Settings", "Simulator", "Traffic"]
+__all__ = ["DEFAULT_MIX", "RestRequest", "ServerSession", "Settings", "Simulator", "Traffic"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 from ..intents import EVENT_INTENTS
+from .channels import RestRequest
 from .core import Core, Peer, Settings
 from .faults import Faults
 from .payloads import Maker
@@ -155,6 +156,16 @@ class Simulator(Faults):
         return list(self._rest.requests)
 
     @property
+    def rest_requests(self) -> list[RestRequest]:
+        """What bots have posted and Discord has taken: messages and answers to interactions, in order.
+
+        A message posted to a channel also comes back as MESSAGE_CREATE. Answers are taken to interactions that were
+        dispatched here, once each.
+        """
+        with self._server.changed:
+            return list(self._rest.posted)
+
+    @property
     def sent(self) -> int:
         """Dispatches numbered so far, over all sessions."""
         return sum(session.sequence for session in self._core.store.history)
@@ -213,6 +224,8 @@ class Simulator(Faults):
             now = time.monotonic()
             outputs = []
             for name, data, *encoded in events:
+                if name == "INTERACTION_CREATE":
+                    self._rest.interactions.dispatched(data)
                 outputs += self._core.dispatch(name, data, now, *encoded)
             self._server.perform(outputs)
             self._server.changed.notify_all()

@@ -46,7 +46,18 @@ CLOSE_DEADLINE = 2.0
 #: Payloads that one write takes together.
 TOGETHER = 256
 
-STATUS_TEXT = {200: "OK", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
+#: A request body that is longer is no bot's message, bytes.
+LONGEST_BODY = 1024 * 1024
+
+STATUS_TEXT = {
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    429: "Too Many Requests",
+}
 
 
 class Link:
@@ -108,10 +119,21 @@ class Link:
                 return b""
         return head
 
+    def _read_body(self, transport: Transport, head: bytes, headers: dict[str, str]) -> bytes:
+        body = head.split(b"\r\n\r\n", 1)[1]
+        length = min(max(int(headers.get("content-length", "0")), 0), LONGEST_BODY)
+        while len(body) < length:
+            data = transport.recv(LONGEST_HEAD)
+            if not data:
+                break
+            body += data
+        return body[:length]
+
     def _serve(self, transport: Transport, head: bytes) -> None:
         method, target, headers = parse_head(head)
         if headers.get("upgrade", "").lower() != "websocket":
-            self._answer(transport, self.server.http(method, target, headers))
+            body = self._read_body(transport, head, headers)
+            self._answer(transport, self.server.http(method, target, headers, body))
             return
         refusal = self.server.refuse_upgrade()
         if refusal is not None:
@@ -323,9 +345,11 @@ class Server:
 
     # ---------------------------------------------------------------- what links report
 
-    def http(self, method: str, target: str, headers: dict[str, str]) -> Answer:
+    def http(self, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> Answer:
         with self.changed:
-            answer = self.rest.answer(method, target, headers, time.monotonic())
+            answer = self.rest.answer(method, target, headers, time.monotonic(), body)
+            for name, data in answer.events:
+                self.perform(self.core.dispatch(name, data, time.monotonic()))
             self.changed.notify_all()
             return answer
 

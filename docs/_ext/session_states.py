@@ -195,9 +195,8 @@ def drawing() -> str:
     for number, side in enumerate((NEW, RESUMABLE)):
         nodes = [node for node in CONNECTED if node.side == side]
         lines.append(f"subgraph cluster_{number} {{")
-        lines.append(
-            f'label="connected, {side}"; labelloc={"tb"[number]}; style="rounded,filled"; fillcolor="#f7f9fe"; color="#99aabb";'
-        )
+        lines.append(f'label="connected, {side}"; labelloc={"tb"[number]}; style="rounded,filled";')
+        lines.append('fillcolor="#f7f9fe"; color="#99aabb";')
         lines += [f'{node.name} [label="{node.state}"];' for node in nodes]
         lines.append("}")
     lines.append(f'{FAILED.name} [label="failed", fillcolor="#fbe3e3"];')
