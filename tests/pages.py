@@ -5,12 +5,14 @@ import doctest
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
 
+import requests
 from conftest import eventually
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
@@ -108,6 +110,20 @@ def running(command: list[str], folder: pathlib.Path, **settings) -> Iterator[Pr
         yield program
     finally:
         program.end()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def fetch(url: str) -> dict | None:
+    """The JSON of a page; None while nobody answers."""
+    try:
+        answer = requests.get(url, timeout=5)
+    except requests.ConnectionError:
+        return None
+    return answer.json() if answer.ok else None
 
 
 def type_in(name: str, folder: pathlib.Path) -> None:
