@@ -12,6 +12,8 @@ import pytest
 from conftest import eventually
 from pages import DOCS, blocks, fetch, free_port, page, running, type_in, write_files
 
+import crux_sync
+
 EXAMPLES = DOCS.parent / "examples"
 PYTHON = sys.executable
 PAGES = sorted(str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.rst"))
@@ -264,3 +266,64 @@ def test_the_inbox_is_complete_after_a_kill(discord, tmp_path):
     with running([PYTHON, "inbox.py"], tmp_path, **environment(discord)):
         assert eventually(lambda: inbox() == [str(number) for number in range(30)]), inbox()
     assert len(discord.identifies) == 1
+
+
+# -------------------------------------------------------------------- explanation, coming from
+
+
+def test_back_pressure_as_typed(tmp_path):
+    type_in("explanation/back_pressure", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["discord_py", "disco", "crux_gateway"])
+def test_what_it_looks_like_here(discord, tmp_path, name):
+    write_files(f"coming_from/{name}", tmp_path)
+    with running([PYTHON, "bot.py"], tmp_path, **environment(discord)) as bot:
+        assert discord.wait_ready(timeout=20), bot.said
+        message = {"id": "8", "channel_id": "7", "guild_id": "1", "author": {"id": "5", "username": "ada"}}
+        discord.dispatch("MESSAGE_CREATE", message | {"content": "ping"})
+        if name == "crux_gateway":
+            assert bot.says("ping on shard 0\n"), bot.said
+        else:
+            assert discord.wait_for(lambda: discord.rest_requests), bot.said
+            assert [one.body for one in discord.rest_requests] == [{"content": "pong"}]
+
+
+def test_names_of_this_library_in_the_tables_exist():
+    for name in ("discord_py", "disco", "crux_gateway"):
+        for method in re.findall(r"``gateway\.(\w+)", page(f"coming_from/{name}")):
+            assert hasattr(crux_sync.Gateway, method), method
+
+
+def test_every_example_is_told_of():
+    told = page("examples")
+    for path in EXAMPLES.glob("*.py"):
+        assert path.name in told, path.name
+
+
+# -------------------------------------------------------------------- the drawing
+
+
+@pytest.fixture
+def states(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    return pytest.importorskip("session_states")
+
+
+def test_the_drawing_shows_every_code_and_the_way_up(states):
+    drawing = states.drawing()
+    for code in states.CLOSE_POLICY:
+        assert str(code) in drawing
+    edges = states.edges()
+    new, resumable = (states.Node(states.State.READY, side) for side in (states.NEW, states.RESUMABLE))
+    assert new not in {after for _, after in edges}
+    assert edges[states.Node(states.State.IDENTIFYING, states.NEW), resumable] == ["READY"]
+    assert edges[states.Node(states.State.RESUMING, states.RESUMABLE), resumable] == ["RESUMED"]
+    assert "close 4004" in edges[resumable, states.FAILED]
+
+
+def test_the_table_agrees_with_the_policy(states):
+    outcomes = {"resume": "resume", "resume once": "resume", "identify": "identify", "fatal": "fatal"}
+    rows = {row[0].split(",")[0]: row[1:] for row in states.rows()[1:]}
+    for code, policy in states.CLOSE_POLICY.items():
+        assert rows[f"close {code}"][-1] == outcomes[policy.outcome.value], code
