@@ -327,3 +327,6 @@ def test_the_table_agrees_with_the_policy(states):
     rows = {row[0].split(",")[0]: row[1:] for row in states.rows()[1:]}
     for code, policy in states.CLOSE_POLICY.items():
         assert rows[f"close {code}"][-1] == outcomes[policy.outcome.value], code
+    assert rows["op 9 true"] == ["identify", "identify", "resume", "resume", "resume"]
+    assert rows["op 9 false"] == ["identify"] * 5
+    assert rows["op 1"] == rows["op 11"] == ["goes on"] * 5
