@@ -40,6 +40,8 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes; return the text and binary messages they complete. Raises ProtocolError."""
+        if self.close is not None:
+            return []
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._wanted:
@@ -66,8 +68,10 @@ class FrameReader:
                 return self._keep(data, position, stop, messages)
             if first in (FIN | BINARY, FIN | TEXT) and self._fragments is None:  # nearly always
                 messages.append(data[start:stop])
-            elif self.close is None:
+            else:
                 self._unusual(first, data[start:stop], messages)
+                if self.close is not None:  # nothing after it counts, least of all an error that would hide its code
+                    return messages
             position = stop
         if position < end:
             return self._keep(data, position, position + 2, messages)

@@ -43,7 +43,7 @@ BACKOFF_FIRST = 0.5
 BACKOFF_CAP = 60.0
 IDENTIFY_BACKOFF_CAP = 300.0
 
-#: A session that ends sooner than this after READY counts as a failed identify.
+#: A session that was never ready for longer than this, resumes included, counts as a failed identify.
 STABLE_AFTER = 60.0
 
 #: Resumes sent for one session without RESUMED before it is given up (16.9).
@@ -79,7 +79,7 @@ class Link:
 
 
 class Verdict(NamedTuple):
-    """Our own decision to leave a connection."""
+    """Our own decision to leave a connection. ``delay``: at least so long before the next; None: back-off alone."""
 
     outcome: Outcome
     delay: float | None
@@ -114,6 +114,9 @@ class Session:
     failures: int = 0
     #: Identifies in a row that gained no lasting session.
     identify_failures: int = 0
+    #: When READY came, and when a connection of this session that was ready was last lost; None: from a store.
+    born: float | None = None
+    last_alive: float = 0.0
     resumes_unanswered: int = 0
     resume_once_spent: bool = False
     #: Since the last failed dial of the resume url the main url is tried, then the resume url again.
@@ -148,7 +151,7 @@ class Session:
 
     def forget(self) -> None:
         """The session is over on the server, or given up."""
-        self.session_id = self.resume_url = self.sequence = self.handled = self.floor = None
+        self.session_id = self.resume_url = self.sequence = self.handled = self.floor = self.born = None
         self.resumes_unanswered = 0
         self.resume_once_spent = self.avoid_resume_url = False
 
@@ -171,6 +174,8 @@ class Session:
         if handler is not None:
             return handler(self, link, data, now)
         if op == Opcode.DISPATCH:
+            if type in ("READY", "RESUMED") and link.interval is None:
+                return self.leave(link, Outcome.RESUME, f"{type} before Hello")
             if sequence is not None:
                 self.sequence = sequence
             if type == "READY":
@@ -254,10 +259,12 @@ class Session:
             outcome = Outcome.IDENTIFY if self.resume_once_spent else Outcome.RESUME
             self.resume_once_spent = True
         if outcome is Outcome.IDENTIFY or self.resumes_unanswered >= RESUME_ATTEMPTS:
-            self.note_short_session(link, now)
+            self.note_short_session()
             self.forget()
         if delay is None:
             delay = max(self.backoff(), policy.pause)
+        elif self.failures > 1 or not self.can_resume:
+            delay = max(self.backoff(), delay)
         return self.redial(code if code is not None else CONNECTION_LOST, why, delay)
 
     # ---------------------------------------------------------------- opcodes
@@ -299,7 +306,7 @@ class Session:
 
     def on_invalid_session(self, link: Link, data: Any, now: float) -> list[Action]:
         # The wait of 1-5 s comes from Discord's staff (6.10). Anything but true means the session is gone.
-        delay = max(self.uniform(1.0, 5.0), self.backoff() if self.failures else 0.0)
+        delay = self.uniform(1.0, 5.0)
         if data is True:
             return self.leave(link, Outcome.RESUME, "session invalidated, may be resumed", delay=delay)
         return self.leave(link, Outcome.IDENTIFY, "session invalidated", delay=delay, code=CLOSE_FOR_GOOD)
@@ -313,13 +320,13 @@ class Session:
         self.user_id, self.application_id = read_id(data.get("user")), read_id(data.get("application"))
         # READY does not come again after a resume (6.8): it counts as handled from the start.
         self.handled = self.floor = self.sequence
+        self.born = now
         self.session_established(link, now)
         return [Emit("SHARD_READY", {"session_id": session_id, "guilds": count_guilds(data)})]
 
     def on_resumed(self, link: Link, now: float) -> list[Action]:
         replayed_from = link.resumed_from
         self.session_established(link, now)
-        self.identify_failures = 0
         return [Emit("SHARD_RESUMED", {"session_id": self.session_id, "resumed_from": replayed_from})]
 
     # ---------------------------------------------------------------- decisions
@@ -367,6 +374,7 @@ class Session:
 
     def count_failure(self, link: Link, now: float, *, identified: bool) -> None:
         if link.ready_at is not None:
+            self.last_alive = now
             return
         self.failures += 1
         if identified:
@@ -374,12 +382,11 @@ class Session:
         if link.resumed_from is not None and self.sequence != link.resumed_from:
             self.resumes_unanswered = 0  # the replay got somewhere: the session lives
 
-    def note_short_session(self, link: Link, now: float) -> None:
-        """Sessions that die young spend identifies: let the back-off grow over them."""
-        if link.ready_at is None:
-            return
-        short = now - link.ready_at < STABLE_AFTER
-        self.identify_failures = self.identify_failures + 1 if short else 0
+    def note_short_session(self) -> None:
+        """Sessions that die young spend identifies, also when a resume tells us so: let the back-off grow over them."""
+        if self.born is not None:
+            short = self.last_alive - self.born < STABLE_AFTER
+            self.identify_failures = self.identify_failures + 1 if short else 0
 
     def backoff(self) -> float:
         """Exponential, from the first failure on, with half jitter."""
