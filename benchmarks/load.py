@@ -46,7 +46,9 @@ def frame(message: bytes) -> bytes:
 class Stream:
     """Hello, READY and the events of one zlib stream, as bytes of the wire."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
+    def __init__(self, count: int, seed: int = 1, *, keep: bool = False) -> None:
+        #: The compressed messages one by one, if they are to be kept.
+        self.messages: list[bytes] = []
         compressor = zlib.compressobj(6)
         self.json_bytes = self.compressed_bytes = 0
 
@@ -54,6 +56,8 @@ class Stream:
             message = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
             self.json_bytes += len(payload)
             self.compressed_bytes += len(message)
+            if keep:
+                self.messages.append(message)
             return frame(message)
 
         self.hello = encode(b'{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}')

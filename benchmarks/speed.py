@@ -7,6 +7,7 @@ ratios against crux_sync decoding messages. ``--compute N``: with N threads of p
 import argparse
 import json
 import multiprocessing
+import os
 import socket
 import ssl
 import statistics
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--compute", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(CLIENTS), choices=list(CLIENTS))
     options = parser.parse_args()
+    os.environ["CRUX_BENCHMARK_EVENTS"] = str(options.events)
     stream = Stream(options.events)
     json_size, wire_size = stream.json_bytes / options.events, stream.compressed_bytes / options.events
     print(f"{options.events} events, {json_size:.0f} bytes of JSON each, {wire_size:.0f} compressed")
