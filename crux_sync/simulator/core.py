@@ -356,14 +356,17 @@ class Core:
         self.store.trim(session, now)
         return Send(session.peer, payload)
 
-    def dispatch(self, name: str, data: Any, now: float, encoded: bytes | None = None) -> list[Output]:
+    def dispatch(
+        self, name: str, data: Any, now: float, encoded: bytes | None = None, recorded: tuple[int, int] | None = None
+    ) -> list[Output]:
         """An event happened: number it for every session it concerns, and send it to those that are attached.
 
-        ``encoded``: the JSON of ``data``, where it is at hand.
+        ``encoded``: the JSON of ``data``, where it is at hand. ``recorded``: shard id and count it was recorded with.
         """
         outputs: list[Output] = []
         guild_id = None if name.startswith(SHARD_ZERO) else guild_of(name, data)
-        for session in self.store.of_guild(guild_id):
+        store = self.store
+        for session in store.of_guild(guild_id) if recorded is None else store.of_recorded(guild_id, *recorded):
             if not is_wanted(session, name, guild_id):
                 continue
             if is_blanked(session, name, data):
