@@ -290,7 +290,17 @@ class Gateway(Commander):
             SubscriptionStats(one.label, one.waiting, one.queue.bytes, one.delivered, one.dropped) for one in self._hub
         )
         shards = {shard_id: shard.stats() for shard_id, shard in self._shards.items()}
-        return Stats(shards, consumers, self._hub.discarded, self._heartbeater.worst_delay)
+        limiter = self._wiring.limiter if self._wiring is not None else None
+        # A limiter of the user's own may know neither.
+        ledger = getattr(limiter, "ledger", None)
+        return Stats(
+            shards,
+            consumers,
+            self._hub.discarded,
+            self._heartbeater.worst_delay,
+            ledger.remaining if ledger is not None else None,
+            getattr(limiter, "max_concurrency", 1),
+        )
 
     # What shards ask of their host, on their threads.
 

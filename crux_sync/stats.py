@@ -46,3 +46,7 @@ class Stats(NamedTuple):
     discarded: int
     #: The longest that the timer thread was late, seconds.
     worst_timer_delay: float
+    #: Identifies that may still be sent today; None: not known, as nothing was asked of the API.
+    identifies_left: int | None = None
+    #: Identifies that may be sent at once, each bucket once in 5 s.
+    identify_concurrency: int = 1
