@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         say(str(one.message))
     life = gateway.subscribe(*SHARD_EVENTS)
     view = View(options, gateway, events)
+    teller = threading.Thread(target=tell, args=(life, view), daemon=True)
     with closing_signals() as interrupted, ExitStack() as stack:
         try:
             recorder = stack.enter_context(Recorder(options.record)) if options.record else None
@@ -86,12 +87,14 @@ def run(options: argparse.Namespace) -> int:
             if recorder is not None:
                 recorder.begin(gateway.shard_count, int(options.intents))
             stack.enter_context(view)
-            threading.Thread(target=tell, args=(life, view), daemon=True).start()
+            teller.start()
             Listener(options, gateway, events, view, recorder).run(deadline)
         except (GatewayClosed, Interrupted):
             pass
         finally:
             gateway.close(timeout=1.5 if interrupted() else 10.0)
+            if teller.ident is not None:
+                teller.join(1.0)  # its last line must not be cut off
     return 0
 
 

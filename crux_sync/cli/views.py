@@ -25,7 +25,8 @@ def json_line(event: Event) -> None:
 
 def say(text: str) -> None:
     """Tell of shards, and of anything else that is no event."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")  # in one piece: on a terminal stdout may write at the same moment
+    sys.stderr.flush()
 
 
 class View:
