@@ -6,10 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
-from crux_sync import cli
+from crux_sync import Intents, cli
 
 COMMAND = [sys.executable, "-m", "crux_sync"]
 
@@ -64,11 +65,38 @@ def test_listen_into_a_closed_pipe(discord):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.discord(shards=3, granted_intents=int(Intents.GUILD_MEMBERS))
 def test_info(discord):
+    discord.world.application_flags |= 1 << 19
     done = run("info", "--api-url", discord.api_url)
-    assert re.search(r"shards +1 recommended", done.stdout)
-    assert re.search(r"identifies +1000 of 1000 left", done.stdout)
-    assert done.returncode == 0
+    lines = [re.sub(" +", " ", line) for line in done.stdout.splitlines()]
+    user = discord.world.user_id
+    assert lines == [
+        f"account crux, user {user}, in about 6 guilds",
+        f"application crux, {user}",
+        f"gateway {discord.url}",
+        "shards 3 recommended",
+        "identifies 1000 of 1000 left, no window is running",
+        "concurrency 16 at a time, each bucket once in 5 s",
+        "intent GUILD_PRESENCES: not granted",
+        "intent GUILD_MEMBERS: granted",
+        "intent MESSAGE_CONTENT: granted, limited",
+        " to enable one: https://discord.com/developers/applications, page Bot",
+    ]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.discord(remaining=7, identify_period=0.0)
+def test_info_says_when_identifies_are_renewed(discord, connect):
+    with connect():
+        assert discord.wait_ready()
+    facts = json.loads(run("info", "--json", "--api-url", discord.api_url).stdout)
+    assert (facts["identifies"]["remaining"], facts["identifies"]["total"]) == (6, 1000)
+    renewed = datetime.fromisoformat(facts["identifies"]["resets"])
+    assert 86_300 < (renewed - datetime.now().astimezone()).total_seconds() < 86_500
+    assert set(facts["privileged_intents"].values()) == {"granted"}
+    assert facts["privileged_intents"].keys() == set(Intents.privileged().names())
+    assert "renewed 20" in run("info", "--api-url", discord.api_url).stdout
 
 
 @pytest.mark.parametrize("command", ["listen", "info"])

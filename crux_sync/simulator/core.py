@@ -125,7 +125,9 @@ class Core:
     def __init__(self, settings: Settings, resume_url: Callable[[], str]) -> None:
         self.settings = settings
         self.resume_url = resume_url
-        self.world = World(settings.seed, settings.shards, settings.guilds_per_shard, settings.members)
+        self.world = World(
+            settings.seed, settings.shards, settings.guilds_per_shard, settings.members, settings.granted_intents
+        )
         self.store = SessionStore(
             settings.seed, settings.session_expiry, settings.log_count, settings.log_age, settings.trim_by_heartbeats
         )

@@ -7,7 +7,7 @@ import random
 from functools import cached_property
 from typing import Any
 
-from ..intents import Intents
+from ..intents import PRIVILEGED, Intents
 from .sessions import ServerSession
 
 #: Ids are times: milliseconds since 2015, shifted by 22. These lie in 2021.
@@ -197,10 +197,18 @@ class Guild:
         }
 
 
+def flags_for(granted_intents: int) -> int:
+    """The application flags that say which privileged intents are granted, as to a verified bot."""
+    flags = {Intents.GUILD_PRESENCES: 1 << 12, Intents.GUILD_MEMBERS: 1 << 14, Intents.MESSAGE_CONTENT: 1 << 18}
+    return sum(flag for intent, flag in flags.items() if granted_intents & intent)
+
+
 class World:
     """All guilds, and the bot itself."""
 
-    def __init__(self, seed: int, shards: int, guilds_per_shard: int, members: int) -> None:
+    def __init__(
+        self, seed: int, shards: int, guilds_per_shard: int, members: int, granted_intents: int = int(PRIVILEGED)
+    ) -> None:
         self.seed = seed
         self._random = random.Random(seed)
         self.user_id = str(FIRST_ID + (seed << 8) + 7)
@@ -223,7 +231,7 @@ class World:
         #: How op 4 is answered: "both", "swapped", "none", "no endpoint".
         self.voice = "both"
         self.application_id = self.user_id
-        self.application_flags = (1 << 12) | (1 << 14) | (1 << 18)
+        self.application_flags = flags_for(granted_intents)
         #: Guilds that READY names and a recording brings.
         self.recorded_guilds: list[int] = []
         for number in range(shards * guilds_per_shard):
