@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
+from .callbacks import check_callable
 from .commander import Commander
 from .dispatch import create_dispatcher
 from .endpoint import Endpoint
@@ -254,6 +255,8 @@ class Gateway(Commander):
                 raise ConfigurationError(f"shard {shard_id} is running")
             shard = Shard(shard_id, self.shard_count, wiring)
             shard.session.beats_carry_handled = self._keeper is not None
+            if known is not None:
+                shard.count_on(known)
             self._shards = dict(sorted((self._shards | {shard_id: shard}).items()))
         shard.start()
         return shard
@@ -300,7 +303,18 @@ class Gateway(Commander):
             self._heartbeater.worst_delay,
             ledger.remaining if ledger is not None else None,
             getattr(limiter, "max_concurrency", 1),
+            self._hub.dropped(),
         )
+
+    def measure(self, callback_time: Callable[[str, float], object]) -> None:
+        """Count events by type from now on, in ``stats()``, also those that nobody wants; time the callbacks.
+
+        ``callback_time`` is told the name and the seconds of each call, on the thread that made it. For exporters of
+        metrics (``crux_sync.metrics`` is one); a gateway that is not measured pays nothing for it. Any thread.
+        """
+        check_callable(callback_time)
+        self._registry.time(callback_time)
+        self._hub.measure()
 
     # What shards ask of their host, on their threads.
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
@@ -25,6 +26,9 @@ from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
+#: Event types counted apart; a server that invents names must not fill our memory.
+MOST_TYPES = 1000
+
 #: How soon a heartbeat that met a busy lock, or bytes the kernel did not take, are tried again, seconds.
 RETRY = 0.005
 RETRY_FLUSH = 0.05
@@ -34,6 +38,14 @@ AFTER_ERROR = 5.0
 
 #: Dispatches that the session must see.
 SESSION_EVENTS = frozenset({"READY", "RESUMED"})
+
+
+def tally(types: "Counter[str | None]", batch: Sequence[Event]) -> None:
+    """Count the events of a batch by type."""
+    if len(types) < MOST_TYPES:
+        types.update([event.type for event in batch])
+    else:
+        types.update([event.type if event.type in types else "OTHER" for event in batch])
 
 
 class Shard:
@@ -48,8 +60,11 @@ class Shard:
         #: The sequence up to which every event has reached its consumers' queues.
         self.dealt: int | None = None
         self._wiring = wiring
-        #: Bytes received and inflated on connections that are over.
-        self._bytes = (0, 0)
+        #: Events by type, while somebody measures.
+        self.types: Counter[str | None] = Counter()
+        #: Bytes received and inflated on connections that are over, and the one that is not: read as one, so that
+        #: a look at the moment when it ends counts its bytes, and once.
+        self._bytes: tuple[int, int, Connection | None] = (0, 0, None)
         #: Guards the session. Held to decide, never while sending, delivering, or running user code.
         self._lock = Lock()
         self._decoder = envelope_decoder()
@@ -91,8 +106,7 @@ class Shard:
 
     def stats(self) -> ShardStats:
         """The numbers of this shard, now."""
-        connection = self._connection
-        received, inflated = self._bytes
+        received, inflated, connection = self._bytes
         if connection is not None:
             received, inflated = received + connection.received_bytes, inflated + connection.inflated_bytes
         session = self.session
@@ -108,7 +122,17 @@ class Shard:
             received,
             inflated,
             session.blocked,
+            dict(session.reconnects),
+            {type or "": count for type, count in self.types.copy().items()},
         )
+
+    def count_on(self, before: "Shard") -> None:
+        """Take over the counts of the shard that this one replaces, before ``start``: counters only grow."""
+        self.events, self.connects, self.resumes = before.events, before.connects, before.resumes
+        self.types = before.types
+        self.session.reconnects = before.session.reconnects
+        self.outbox.sent = before.outbox.sent
+        self._bytes = before._bytes
 
     def __repr__(self) -> str:
         latency = f", {self.latency * 1000:.0f} ms" if self.latency is not None else ""
@@ -210,6 +234,8 @@ class Shard:
             return None
         connection = Connection(self._wiring.compress)
         self._connection = connection
+        received, inflated, _ = self._bytes
+        self._bytes = (received, inflated, connection)
         try:
             actions = self._open(connection, dial)
             if actions is None:
@@ -226,7 +252,7 @@ class Shard:
         finally:
             self.outbox.hold()
             self._connection = self._budget = None
-            self._bytes = (self._bytes[0] + connection.received_bytes, self._bytes[1] + connection.inflated_bytes)
+            self._bytes = (received + connection.received_bytes, inflated + connection.inflated_bytes, None)
             self._release_ticket()
             connection.close()
         return self._perform_after(actions)
@@ -318,6 +344,8 @@ class Shard:
                 finally:
                     # Also what came before a payload that is broken: its sequence is counted as received.
                     self.events += len(batch)
+                    if hub.measured:
+                        tally(self.types, batch)
                     if not batch or self._publish(batch):
                         self.dealt = session.sequence
         except ProtocolError as error:
