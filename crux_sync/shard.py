@@ -18,6 +18,7 @@ from .errors import FatalCloseError, ProtocolError
 from .events import UNREADABLE, Event, decode_json, envelope_decoder
 from .handshake import heartbeat, identify, resume, with_query
 from .limits import IdentifyTicket, SendBudget
+from .opcodes import Opcode
 from .outbox import Outbox
 from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
 from .sessions import StoredSession
@@ -262,6 +263,7 @@ class Shard:
             self.session.state = State.WAITING
         if self._ticket is None:
             self._ticket = self._wiring.limiter.enqueue(self.id)
+        self._debug("waiting for an identify")
         if self._stopping.is_set() or not self._ticket.wait(self._stopping):
             return False
         with self._lock:
@@ -276,6 +278,7 @@ class Shard:
     def _open(self, connection: Connection, dial: Dial) -> list[Action] | None:
         """Dial. None when connected, else what the session makes of the failure."""
         url = dial.url
+        self._debug("dialling, to %s", "resume" if dial.resume else "identify")
         with self._lock:
             self.session.state = State.CONNECTING
         try:
@@ -316,12 +319,14 @@ class Shard:
         delay: float | None = None
         for action in actions:
             if isinstance(action, Emit):
+                self._debug_life(action)
                 self._publish([Event.create(action.type, action.data, self.id)])
             elif isinstance(action, Fail):
                 self._wiring.host.shard_failed(self.id, action.error)
                 return None
             elif isinstance(action, Redial):
                 delay = action.delay
+                self._debug("next connection in %.1f s", delay)
         return None if self._stopping.is_set() else delay
 
     # ---------------------------------------------------------------- reading
@@ -405,7 +410,18 @@ class Shard:
                 self.dealt = self.session.floor
         emitted = self._perform(actions)
         self._schedule()
+        if event.op == Opcode.HEARTBEAT_ACK and self.latency is not None:
+            self._debug("heartbeat acknowledged after %.0f ms", self.latency * 1000)
         return emitted
+
+    def _debug(self, text: str, *values: object) -> None:
+        """Never on the timer thread, where a slow log would delay the beats of every shard."""
+        logger.debug(f"shard %d: {text}", self.id, *values, extra={"shard": self.id})
+
+    def _debug_life(self, emit: Emit) -> None:
+        # With the session id and the token anyone could take the session over: half of that is enough to keep back.
+        details = {key: value for key, value in emit.data.items() if key != "session_id"}
+        self._debug("%s %s", emit.type.removeprefix("SHARD_").lower(), details)
 
     def _publish(self, batch: list[Event]) -> bool:
         return self._wiring.hub.publish(batch, self)
@@ -433,12 +449,15 @@ class Shard:
         emitted: list[Event] = []
         for action in actions:
             if isinstance(action, Emit):
+                self._debug_life(action)
                 emitted.append(Event.create(action.type, action.data, self.id))
             elif isinstance(action, SendHeartbeat):
                 self._send(heartbeat(action.sequence))
             elif isinstance(action, SendIdentify):
+                self._debug("identifying")
                 self._identify()
             elif isinstance(action, SendResume):
+                self._debug("resuming after %d", action.sequence)
                 self._send(resume(self._wiring.token(), action.session_id, action.sequence))
             elif isinstance(action, Disconnect):
                 self._disconnect(action)
