@@ -69,6 +69,7 @@ class BroadcastDispatcher(Dispatcher):
     """Every subscription whose names and selector match gets the event."""
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """All of them."""
         return candidates
 
 
@@ -81,6 +82,7 @@ class DemandDispatcher(Dispatcher):
         self._turn = 0
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """The one with the most room."""
         # ``room`` leaves out what this batch has dealt already. The turn is a hint: a race on it is harmless.
         best = max(subscription.room for subscription in candidates)
         equal = [subscription for subscription in candidates if subscription.room == best]
@@ -117,6 +119,7 @@ class PartitionDispatcher(Dispatcher):
         return self.partitions[((event.guild_id or 0) >> 22) % len(self.partitions)]
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """The one of the event's partition. Raises ConfigurationError for a partition that does not exist."""
         partition = self._hash(event)
         if partition is None:
             return ()
@@ -130,6 +133,7 @@ class PartitionDispatcher(Dispatcher):
         return [subscription for subscription in candidates if subscription.partition is None][:1]
 
     def check(self, subscription: Subscription, others: Sequence[Subscription]) -> None:
+        """A partition must be one of those named, and have one subscription."""
         partition = subscription.partition
         if partition is None:
             return

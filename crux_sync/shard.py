@@ -98,6 +98,7 @@ class Shard:
 
     @property
     def session_id(self) -> str | None:
+        """Discord's id of the session; None while there is none."""
         return self.session.session_id
 
     @property

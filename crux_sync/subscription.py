@@ -160,6 +160,7 @@ class Subscription:
 
     @property
     def has_space(self) -> bool:
+        """Whether a shard that waits for this consumer may go on."""
         return self.overflow != "block" or self.queue.has_space
 
     def deliver(self, events: Sequence[Event]) -> int:

@@ -1,7 +1,7 @@
 """``crux-sync``: demo, listen, replay, info, simulate.
 
-Exit status: 0 done; 1 something failed, told in one line; 2 wrong usage; 3 the token was refused or an intent is not
-granted.
+Exit status: 0 done (listen, replay and simulate also after Ctrl-C or SIGTERM); 1 something failed, told in one line;
+2 wrong usage; 3 the token was refused or an intent is not granted; 130 Ctrl-C in demo or info.
 """
 
 import argparse

@@ -69,6 +69,7 @@ class Simulator(Faults):
     # ---------------------------------------------------------------- life
 
     def start(self) -> Self:
+        """Accept connections. Done by ``with``."""
         self._started = True
         self._server.start()
         return self
@@ -90,10 +91,12 @@ class Simulator(Faults):
 
     @property
     def host(self) -> str:
+        """The address that clients use."""
         return "127.0.0.1" if self._server.host == "0.0.0.0" else self._server.host
 
     @property
     def port(self) -> int:
+        """The port, also where any free one was asked for."""
         port: int = self._server.port
         return port
 
