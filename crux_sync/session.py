@@ -12,6 +12,7 @@ Section numbers are those of the protocol digest.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from .actions import (
     SendResume,
     State,
 )
-from .close_codes import CONNECTION_LOST, Outcome, close_policy
+from .close_codes import CONNECTION_LOST, UNKNOWN_CODE, Outcome, close_policy
 from .errors import ProtocolError
 from .opcodes import Opcode
 from .sessions import StoredSession
@@ -79,11 +80,16 @@ class Link:
 
 
 class Verdict(NamedTuple):
-    """Our own decision to leave a connection. ``delay``: at least so long before the next; None: back-off alone."""
+    """Our own decision to leave a connection.
+
+    ``delay``: at least so long before the next one; None: back-off alone. ``cause``: one of a few words, for counting;
+    None: not counted.
+    """
 
     outcome: Outcome
     delay: float | None
     why: str
+    cause: str | None
 
 
 @dataclass(slots=True)
@@ -124,6 +130,8 @@ class Session:
     reconnects_requested: int = 0
     #: Set while the consumers are full and the socket is not read.
     blocked: bool = field(default=False)
+    #: How often the connection was lost, or not made, and has to be made anew, by cause.
+    reconnects: Counter[str] = field(default_factory=Counter)
 
     # ---------------------------------------------------------------- what the shard asks
 
@@ -194,7 +202,7 @@ class Session:
         if link.next_beat is None or link.interval is None or now < link.next_beat:
             return []
         if not self.blocked and self.is_zombie(link):
-            return self.leave(link, Outcome.RESUME, "heartbeat not acknowledged", drop=True)
+            return self.leave(link, Outcome.RESUME, "heartbeat not acknowledged", "no ack", drop=True)
         # From the moment it was due, so that delays do not add up; from now when a beat or more was missed.
         link.next_beat = max(link.next_beat, now - link.interval) + link.interval
         link.unanswered += 1
@@ -228,19 +236,19 @@ class Session:
         """Our sends do not get through: the link is dead."""
         if self.link is None or self.link.verdict is not None:
             return []
-        return self.leave(self.link, Outcome.RESUME, why, drop=True)
+        return self.leave(self.link, Outcome.RESUME, why, "send stuck", drop=True)
 
     def closing(self, *, resumable: bool) -> None:
         """The user closes: say nothing more on this connection, and forget the session unless it is to be kept."""
         if self.link is not None:
-            self.link.verdict = Verdict(Outcome.RESUME if resumable else Outcome.IDENTIFY, 0.0, "closing")
+            self.link.verdict = Verdict(Outcome.RESUME if resumable else Outcome.IDENTIFY, 0.0, "closing", None)
 
     def dial_failed(self, reason: str, *, resume_url: bool, now: float) -> list[Action]:
         """No connection was made. That never costs a session."""
         self.link = None
         self.avoid_resume_url = resume_url
         self.failures += 1
-        return self.redial(CONNECTION_LOST, reason, None)
+        return self.redial(CONNECTION_LOST, reason, None, "dial failed")
 
     def lost(self, code: int | None, reason: str, now: float) -> list[Action]:
         """The connection is gone. ``code``: what the server's close frame said, None without one."""
@@ -253,7 +261,11 @@ class Session:
             self.forget()
             error = policy.error(code, reason, self.shard_id)
             return [Emit("SHARD_FAILED", {"code": code, "reason": str(error)}), Fail(error)]
-        outcome, delay, why = link.verdict or Verdict(policy.outcome, None, reason or policy.name)
+        outcome, delay, why, cause = link.verdict or Verdict(
+            policy.outcome, None, reason or policy.name, policy.name if code is None else f"{policy.name} ({code})"
+        )
+        if policy is UNKNOWN_CODE and link.verdict is None:
+            cause = policy.name  # whatever numbers a server may think of
         self.count_failure(link, now, identified=self.state is State.IDENTIFYING)
         if outcome is Outcome.RESUME_ONCE:
             outcome = Outcome.IDENTIFY if self.resume_once_spent else Outcome.RESUME
@@ -265,7 +277,7 @@ class Session:
             delay = max(self.backoff(), policy.pause)
         elif self.failures > 1 or not self.can_resume:
             delay = max(self.backoff(), delay)
-        return self.redial(code if code is not None else CONNECTION_LOST, why, delay)
+        return self.redial(code if code is not None else CONNECTION_LOST, why, delay, cause)
 
     # ---------------------------------------------------------------- opcodes
 
@@ -302,14 +314,14 @@ class Session:
         # nothing else is met with back-off.
         self.reconnects_requested += 1
         delay = self.uniform(0.0, min(1.0, self.shard_count / 100)) if self.reconnects_requested == 1 else None
-        return self.leave(link, Outcome.RESUME, "reconnect requested", delay=delay)
+        return self.leave(link, Outcome.RESUME, "reconnect requested", "op 7", delay=delay)
 
     def on_invalid_session(self, link: Link, data: Any, now: float) -> list[Action]:
         # The wait of 1-5 s comes from Discord's staff (6.10). Anything but true means the session is gone.
         delay = self.uniform(1.0, 5.0)
         if data is True:
-            return self.leave(link, Outcome.RESUME, "session invalidated, may be resumed", delay=delay)
-        return self.leave(link, Outcome.IDENTIFY, "session invalidated", delay=delay, code=CLOSE_FOR_GOOD)
+            return self.leave(link, Outcome.RESUME, "session invalidated, may be resumed", "op 9", delay=delay)
+        return self.leave(link, Outcome.IDENTIFY, "session invalidated", "op 9", delay=delay, code=CLOSE_FOR_GOOD)
 
     def on_ready(self, link: Link, data: Any, now: float) -> list[Action]:
         try:
@@ -350,26 +362,27 @@ class Session:
 
     def deadline_passed(self, link: Link, now: float) -> list[Action]:
         if link.interval is None:
-            return self.leave(link, Outcome.RESUME, f"no Hello within {HELLO_DEADLINE:g} s", drop=True)
+            return self.leave(link, Outcome.RESUME, f"no Hello within {HELLO_DEADLINE:g} s", "no Hello", drop=True)
         if self.state is State.RESUMING and self.sequence != link.resumed_from:
             # A long replay is running: the deadline is for getting on, not for getting done.
             link.resumed_from, link.deadline = self.sequence, now + READY_DEADLINE
             self.resumes_unanswered = 0
             return []
         what = "RESUMED" if self.state is State.RESUMING else "READY"
-        return self.leave(link, Outcome.RESUME, f"no {what} within {READY_DEADLINE:g} s")
+        return self.leave(link, Outcome.RESUME, f"no {what} within {READY_DEADLINE:g} s", f"no {what}")
 
     def leave(
         self,
         link: Link,
         outcome: Outcome,
         why: str,
+        cause: str = "protocol error",
         *,
         delay: float | None = None,
         code: int = CLOSE_RESUMABLE,
         drop: bool = False,
     ) -> list[Action]:
-        link.verdict = Verdict(outcome, delay, why)
+        link.verdict = Verdict(outcome, delay, why, cause)
         return [Disconnect(code, why, drop)]
 
     def count_failure(self, link: Link, now: float, *, identified: bool) -> None:
@@ -399,8 +412,10 @@ class Session:
             bound = max(bound, grown(self.identify_failures, IDENTIFY_BACKOFF_CAP))
         return bound * self.uniform(0.5, 1.0)
 
-    def redial(self, code: int, reason: str, delay: float | None) -> list[Action]:
+    def redial(self, code: int, reason: str, delay: float | None, cause: str | None) -> list[Action]:
         self.state = State.WAITING
+        if cause is not None:
+            self.reconnects[cause] += 1
         details = {"code": code, "reason": reason, "will_resume": self.can_resume}
         return [Emit("SHARD_DISCONNECTED", details), Redial(self.backoff() if delay is None else delay)]
 

@@ -15,7 +15,8 @@ except ImportError as error:  # pragma: no cover
 
 from .core import Settings
 from .facade import Simulator
+from .replay import Replay
 from .sessions import ServerSession
 from .traffic import DEFAULT_MIX, Traffic
 
-__all__ = ["DEFAULT_MIX", "ServerSession", "Settings", "Simulator", "Traffic"]
+__all__ = ["DEFAULT_MIX", "Replay", "ServerSession", "Settings", "Simulator", "Traffic"]

@@ -46,6 +46,9 @@ CLOSE_DEADLINE = 2.0
 #: Payloads that one write takes together.
 TOGETHER = 256
 
+#: Payloads that wait for one client; a replay without pauses goes on when there are fewer.
+FULL = 4096
+
 STATUS_TEXT = {200: "OK", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -383,6 +386,14 @@ class Server:
             link = self._links.get(peer)
             if link is not None:
                 link.put(items)
+
+    def has_room(self) -> bool:
+        """Whether no client is so far behind that more for it had better wait."""
+        return all(len(link.outbox) < FULL for link in list(self._links.values()))
+
+    def idle(self) -> bool:
+        """Whether every connection is over. Call with the lock held."""
+        return not self._all_links
 
     def link_of(self, peer: Peer) -> Link | None:
         return self._links.get(peer)

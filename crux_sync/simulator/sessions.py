@@ -129,5 +129,13 @@ class SessionStore:
             found += shards.get(0 if guild_id is None else (guild_id >> 22) % shard_count, ())
         return found
 
+    def of_recorded(self, guild_id: int | None, shard_id: int, shard_count: int) -> list[ServerSession]:
+        """As ``of_guild``; but where the shard count is that of a recording, the shard is the recorded one too."""
+        found: list[ServerSession] = []
+        for count, shards in self._routes.items():
+            by_guild = 0 if guild_id is None else (guild_id >> 22) % count
+            found += shards.get(shard_id if count == shard_count else by_guild, ())
+        return found
+
     def of_shard(self, shard_id: int) -> list[ServerSession]:
         return [session for session in self.alive.values() if session.shard_id == shard_id]
