@@ -154,6 +154,8 @@ class Connection:
         if self._batched_receives:
             self._batched_receives -= 1
             return inflate(messages, batched=True)
+        if len(messages) == 1:
+            return inflate(messages)
         payloads: list[bytes] = []
         for start in range(0, len(messages), PROBE):
             began = perf_counter()

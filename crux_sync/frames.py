@@ -72,7 +72,8 @@ class FrameReader:
             if stop > end:
                 self._check(first, length)
                 return self._keep(data, position, stop, messages)
-            if (first == WHOLE_BINARY or first == WHOLE_TEXT) and self._fragments is None:  # nearly always
+            # Nearly always, and without building a tuple each time.
+            if (first == WHOLE_BINARY or first == WHOLE_TEXT) and self._fragments is None:  # noqa: SIM109
                 messages.append(data[start:stop])
             else:
                 self._unusual(first, data[start:stop], messages)

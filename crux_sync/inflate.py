@@ -65,13 +65,18 @@ class ZlibStream:
         return self._inflate_each(messages)
 
     def _inflate_each(self, messages: Sequence[bytes]) -> list[bytes]:
-        if self._partial or not all([message[-4:] == SUFFIX for message in messages]):
-            messages = self._join(messages)
-        if sum(map(len, messages)) > self._harmless:
+        if len(messages) == 1 and messages[0][-4:] == SUFFIX and not self._partial:  # a quiet connection
+            size = len(messages[0])
+        else:
+            # A list is quicker here than a generator, which changes frames for each message.
+            if self._partial or not all([message[-4:] == SUFFIX for message in messages]):  # noqa: C419
+                messages = self._join(messages)
+            size = sum(map(len, messages))
+        if size > self._harmless:
             return [self._decompress(message, self._limit) for message in messages]
         inflate = self._context.decompress
         try:
-            payloads = [inflate(message) for message in messages]  # nearly always
+            payloads = [inflate(message) for message in messages]
         except zlib_ng.error as error:
             raise ProtocolError(f"zlib-stream cannot be inflated: {error}") from error
         if self._context.eof:

@@ -220,7 +220,8 @@ class Core:
         return [Close(peer, code, reason)]
 
     def tick(self, now: float) -> list[Output]:
-        """Close who has not sent a heartbeat for too long (17.7)."""
+        """Close who has not sent a heartbeat for too long (17.7), and drop expired sessions."""
+        self.store.expire(now)
         limit = self.settings.heartbeat_interval * self.settings.heartbeat_tolerance
         late = [peer for peer in self.peers if now - peer.last_beat > limit]
         outputs: list[Output] = []

@@ -9,12 +9,12 @@ from .world import Guild, World
 
 WHEN = "2026-11-24T12:00:00.000000+00:00"
 
-WORDS = (
-    "the a bot guild shard event gateway queue thread reply message server channel role user please thanks and or not "
-    "we you they it is was will can could should when where why how many more less first last next again never always "
-    "play game song music video stream voice chat room board team match level score round lost won draw start stop open "
-    "close read write send wait look find keep good bad old new small large fast slow early late today tomorrow monday"
-).split()
+WORDS = """
+    the a bot guild shard event gateway queue thread reply message server channel role user please thanks and or not
+    you they it is was will can could should when where why how many more less first last next again never always play
+    game song music video stream voice chat room board team match level score round lost won draw start stop open close
+    read write send wait look find keep good bad old new small large fast slow early late today tomorrow monday we
+""".split()  # noqa: SIM905 - a list would take a line for each
 
 
 class Maker:
