@@ -32,8 +32,10 @@ class Commander(Consumers):
     Each may be called from any thread, callbacks included. It waits, in the caller's thread, for the session and for
     the limits: 120 payloads in 60 s on each connection, heartbeats counted and never held up; 5 presences in 20 s. It
     raises ConfigurationError (a field and its rule) and PayloadTooLarge before anything is sent; CommandTimeout when
-    it could not be sent within ``timeout`` seconds; GatewayClosed; CruxError when the connection broke while writing:
-    such a command is not repeated.
+    it could not be sent within ``timeout`` seconds (None: no limit); GatewayClosed when the gateway does not run;
+    CruxError when the connection broke while writing: such a command is not repeated.
+
+    Ids are ints or strings of digits.
     """
 
     _shards: dict[int, Shard]
@@ -57,6 +59,7 @@ class Commander(Consumers):
 
         Give a Presence, a mapping, or its fields: ``update_presence(status="idle", activities=[Activity("chess")])``.
         While one waits for the limit of 5 in 20 s, a later one takes its place. It survives a new identify.
+        Any thread. Raises ConfigurationError; CommandTimeout when not sent within ``timeout`` seconds; GatewayClosed.
         """
         if presence is not None and fields:
             raise ConfigurationError("give a presence or its fields, not both")
@@ -83,7 +86,8 @@ class Commander(Consumers):
         """Join, move to or leave (``channel_id=None``) a voice channel (op 4).
 
         With ``wait=True`` it returns once Discord has answered, with what a voice library needs; that needs the intent
-        GUILD_VOICE_STATES. A full channel gets no answer at all: CommandTimeout.
+        GUILD_VOICE_STATES. Any thread. Raises ConfigurationError, GatewayClosed; CommandTimeout when it was not sent,
+        or not answered, within ``timeout`` seconds: a full channel gets no answer at all.
         """
         payload = commands.voice_state_update(guild_id, channel_id, self_mute, self_deaf)
         check_timeout(timeout)
@@ -117,7 +121,10 @@ class Commander(Consumers):
         """Ask for members (op 8): all, those whose name starts with ``query`` (``limit`` 1 to 100), or ``user_ids``.
 
         The request is sent at the call; iterate over what is returned for the members. All members of one guild may be
-        asked for once in 30 s: a second request waits. ``timeout`` is for the whole answer.
+        asked for once in 30 s: a second request waits. ``timeout`` is for the whole answer, in seconds.
+
+        Any thread. Raises ConfigurationError (all members need the intent GUILD_MEMBERS, ``presences`` needs
+        GUILD_PRESENCES), GatewayClosed; iterating raises CommandTimeout.
         """
         payloads = commands.request_guild_members(
             guild_id, query=query, limit=limit, user_ids=user_ids, presences=presences, intents=self._options.intents
@@ -149,7 +156,10 @@ class Commander(Consumers):
             return 0.0
 
     def request_soundboard_sounds(self, guild_ids: Id | Iterable[Id], *, timeout: float | None = 60.0) -> None:
-        """Ask for the soundboard sounds of guilds (op 31): a SOUNDBOARD_SOUNDS event comes for each."""
+        """Ask for the soundboard sounds of guilds (op 31): a SOUNDBOARD_SOUNDS event comes for each.
+
+        Any thread. Raises ConfigurationError; CommandTimeout when not sent within ``timeout`` seconds; GatewayClosed.
+        """
         check_timeout(timeout)
         by_shard: dict[int, list[str]] = {}
         for part in commands.request_soundboard_sounds(guild_ids):
@@ -162,19 +172,29 @@ class Commander(Consumers):
     def request_channel_info(
         self, guild_id: Id, fields: Iterable[str] = commands.CHANNEL_FIELDS, *, timeout: float | None = 60.0
     ) -> None:
-        """Ask for ``status`` and ``voice_start_time`` of a guild's channels (op 43): a CHANNEL_INFO event comes."""
+        """Ask for ``status`` and ``voice_start_time`` of a guild's channels (op 43): a CHANNEL_INFO event comes.
+
+        Any thread. Raises ConfigurationError; CommandTimeout when not sent within ``timeout`` seconds; GatewayClosed.
+        """
         data = encode(commands.request_channel_info(guild_id, fields))
         self._shard_of(guild_id).outbox.send(data, check_timeout(timeout))
 
     def send(self, payload: Mapping[str, Any], shard_id: int = 0, *, timeout: float | None = 60.0) -> None:
-        """Send a payload as it is: a mapping with ``op`` and ``d``. Heartbeat, identify and resume are refused."""
+        """Send a payload as it is: a mapping with ``op`` and ``d``. Heartbeat, identify and resume are refused.
+
+        Any thread. Raises ConfigurationError; PayloadTooLarge beyond 4096 bytes; CommandTimeout when not sent within
+        ``timeout`` seconds; GatewayClosed.
+        """
         data = encode(commands.raw(payload))
         self._shard(shard_id).outbox.send(data, check_timeout(timeout))
 
     # ---------------------------------------------------------------- shards and mailboxes
 
     def shard_for(self, guild_id: Id) -> int:
-        """The id of the shard that a guild's events come on: ``(guild_id >> 22) % shard_count`` (section 9)."""
+        """The id of the shard that a guild's events come on: ``(guild_id >> 22) % shard_count``.
+
+        Any thread. Raises ConfigurationError for what is no id, GatewayClosed while the shard count is not known.
+        """
         count = self.shard_count
         if count is None:
             raise GatewayClosed("shard_count is not known before start(): give it to Gateway(...)")
@@ -182,7 +202,7 @@ class Commander(Consumers):
 
     @property
     def shard_count(self) -> int | None:
-        """How many shards the bot has in all; None until known."""
+        """How many shards the bot has in all, here and elsewhere; None until known."""
         return self._options.shard_count
 
     def _running_shards(self) -> dict[int, Shard]:

@@ -52,7 +52,7 @@ class Consumers:
         return self._register(names, type, once=False)
 
     def once(self, *names: str, type: Any = None) -> Callable[[F], F]:
-        """As ``on``, for the first such event only."""
+        """As ``on``, for the first such event only. Raises ConfigurationError."""
         return self._register(names, type, once=True)
 
     def _register(self, names: tuple[str, ...], type: Any, *, once: bool) -> Callable[[F], F]:
@@ -66,7 +66,10 @@ class Consumers:
         return decorate
 
     def add_callbacks(self, group: Any) -> None:
-        """Register the methods of ``group`` that ``crux_sync.listens`` marked: callbacks grouped in a class."""
+        """Register the methods of ``group`` that ``crux_sync.listens`` marked: callbacks grouped in a class.
+
+        Any thread. Raises ConfigurationError when there is none.
+        """
         found = 0
         for attribute in dir(group):
             for names, type, once in getattr(getattr(group, attribute), "__crux_sync__", ()):
@@ -76,7 +79,7 @@ class Consumers:
             raise ConfigurationError(f"{group!r} has no method marked with crux_sync.listens(...)")
 
     def remove(self, function: Callable[..., object]) -> bool:
-        """Stop calling ``function``; whether it was registered. A call that is under way goes on."""
+        """Stop calling ``function``; whether it was registered. A call that is under way goes on. Any thread."""
         return self._registry.remove(function)
 
     @overload
@@ -86,7 +89,8 @@ class Consumers:
     def on_error(self, function: Any = None) -> Any:
         """Decorate ``(error, event, callback)`` to be told what callbacks, selectors and hashes raise.
 
-        ``event`` is None where none was at hand. Without such a function errors are logged with their traceback.
+        ``event`` is None where none was at hand. The function runs on the thread that met the error. Without one,
+        errors are logged with their traceback. Raises ConfigurationError for what cannot be called.
         """
         if function is None:
             return self.on_error
@@ -96,7 +100,10 @@ class Consumers:
         return function
 
     def poll(self, max_events: int | None = None) -> int:
-        """With ``workers=0``: call the callbacks for what waits, in this thread, never blocking; how many events."""
+        """With ``workers=0``: call the callbacks for what waits, in this thread, never blocking; how many events.
+
+        At most ``max_events``, None: all that wait. Raises ConfigurationError when there are workers.
+        """
         if self._options.workers:
             raise ConfigurationError("poll() is for workers=0; here worker threads call the callbacks")
         self._check_process()
@@ -139,7 +146,7 @@ class Consumers:
 
         ``maxsize`` and ``overflow`` default to the gateway's ``queue_size`` and ``overflow``; ``partition`` goes with
         a PartitionDispatcher; ``type`` as for ``on``. The selector runs on shard threads and must be quick.
-        It may be called before ``start``. Raises ConfigurationError, GatewayClosed.
+        Any thread, also before ``start``. Raises ConfigurationError, GatewayClosed.
         """
         wanted = check_names(names)
         self._warn_of_names(wanted or ())
@@ -167,7 +174,11 @@ class Consumers:
         return subscription
 
     def __iter__(self) -> Iterator[Event]:
-        """Every event, in a subscription of its own; ends when the gateway closes, raises what was fatal."""
+        """``for event in gateway``: every event, in a subscription of its own.
+
+        It ends when the gateway closes and raises what was fatal. Any thread; several at once get
+        all events each. Raises GatewayClosed when the gateway is closed already.
+        """
         options = self._options
         subscription = self._subscribe(None, maxsize=options.queue_size, overflow=options.overflow)
         subscription.ends_on_failure = True
@@ -185,8 +196,8 @@ class Consumers:
     ) -> Event:
         """Wait for the next event of these names for which ``check`` says true, and return it.
 
-        It takes the event from no consumer. ``check`` runs in this thread; what it raises is raised here. May be
-        called from a callback. Raises TimeoutError after ``timeout`` seconds, GatewayClosed, or what was fatal.
+        It takes the event from no consumer. ``check`` runs in this thread; what it raises is raised here. Any thread,
+        also a callback. Raises TimeoutError after ``timeout`` seconds (None: never), GatewayClosed, what was fatal.
         """
         wanted = check_names(names)
         self._warn_of_names(wanted or ())

@@ -66,7 +66,7 @@ class Dispatcher(ABC):
 
 
 class BroadcastDispatcher(Dispatcher):
-    """Every subscription whose names and selector match gets the event."""
+    """Every subscription whose names and selector match gets the event. The default; called on shard threads."""
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
         """All of them."""
@@ -74,7 +74,10 @@ class BroadcastDispatcher(Dispatcher):
 
 
 class DemandDispatcher(Dispatcher):
-    """Each event goes to exactly one consumer: the one with the most free room in its queue; ties in turn."""
+    """Each event goes to exactly one consumer: the one with the most free room in its queue; ties in turn.
+
+    Called on shard threads. While every queue is full the shards wait, as the overflow policy ``"block"`` says.
+    """
 
     exchangeable = True
 
@@ -96,7 +99,8 @@ class PartitionDispatcher(Dispatcher):
     ``partitions``: how many (then they are named 0, 1, ...), or their names. ``hash``: a callable that takes an event
     and returns its partition, or None to discard it; by default the guild decides, so that one guild's events stay in
     order on one consumer. A consumer without a partition of its own (callbacks, iteration) gets the partitions
-    that nobody has subscribed to.
+    that nobody has subscribed to. ``hash`` runs on shard threads; what it raises goes to ``on_error``, and so does
+    a ConfigurationError when it returns no partition's name.
     """
 
     def __init__(

@@ -79,7 +79,8 @@ class Gateway(Commander):
     def start(self, **overrides: Any) -> list[Shard]:
         """Start the shards and return them at once, before READY. Options given here override the constructor's.
 
-        Raises ConfigurationError, DiscoveryError, AuthenticationFailed (HTTP 401), SessionStartLimitReached.
+        Any thread. Raises ConfigurationError, DiscoveryError, AuthenticationFailed (HTTP 401),
+        SessionStartLimitReached, and GatewayClosed when it was started before. After an error it may be tried again.
         """
         self._check_process()
         with self._condition:
@@ -165,7 +166,8 @@ class Gateway(Commander):
     def run(self, **overrides: Any) -> None:
         """Start, block until the gateway ends, close. Ctrl-C and SIGTERM close it and return; fatal errors are raised.
 
-        Signals are handled only when called on the main thread; the handlers of before are restored.
+        Signals are handled only when called on the main thread; the handlers of before are restored. Raises what
+        ``start`` and ``join`` raise.
         """
         with closing_signals() as interrupted:
             try:
@@ -177,7 +179,10 @@ class Gateway(Commander):
                 self.close(timeout=RUN_CLOSE_TIMEOUT if interrupted() else 10.0)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the gateway is closed. Raises what was fatal, or TimeoutError after ``timeout`` seconds."""
+        """Wait until the gateway is closed. Any thread.
+
+        Raises what was fatal (a FatalCloseError), or TimeoutError after ``timeout`` seconds; None: no limit.
+        """
         self._check_process()
         with self._condition:
             ended = self._condition.wait_for(lambda: self._failure is not None or self._phase == "closed", timeout)
@@ -245,7 +250,10 @@ class Gateway(Commander):
         self.close()
 
     def start_shard(self, shard_id: int) -> Shard:
-        """Start one more shard of this gateway, or one that was stopped. Raises ConfigurationError, GatewayClosed."""
+        """Start one more shard of this gateway, or one that was stopped. Any thread.
+
+        Raises ConfigurationError when it runs already or is none of ``shard_count``; GatewayClosed.
+        """
         wiring = self._running()
         assert self.shard_count is not None
         whole_number("shard_id", 0, self.shard_count - 1)(shard_id)
@@ -262,7 +270,10 @@ class Gateway(Commander):
         return shard
 
     def stop_shard(self, shard_id: int, *, resume: bool = False, timeout: float = 10.0) -> None:
-        """Stop one shard; ``resume=True`` keeps its session alive on Discord's side. Raises ConfigurationError."""
+        """Stop one shard, within ``timeout`` seconds; ``resume=True`` keeps its session alive on Discord's side.
+
+        Any thread. Raises ConfigurationError when it does not run here; GatewayClosed.
+        """
         self._running()
         shard = self._shards.get(shard_id)
         if shard is None:

@@ -47,6 +47,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, token: str, shard_count: int, intents: int) -> "Identity":
+        """The identity of a bot with this token, whose digest is kept, and not the token."""
         digest = hashlib.blake2b(token.encode(), digest_size=12, person=b"crux_sync").hexdigest()
         return cls(digest, shard_count, intents)
 
@@ -66,26 +67,34 @@ class SessionStore(Protocol):
 
 
 class MemorySessionStore:
-    """Keeps sessions as long as the process lives: for a gateway that is closed and made anew in it."""
+    """Keeps sessions as long as the process lives: for a gateway that is closed and made anew in it.
+
+    For one gateway at a time, which calls it on one thread at a time.
+    """
 
     def __init__(self) -> None:
         self._identity: Identity | None = None
         self._sessions: dict[int, StoredSession] = {}
 
     def open(self, identity: Identity) -> Mapping[int, StoredSession]:
+        """The sessions of this identity; those of another are forgotten."""
         if identity != self._identity:
             self._identity, self._sessions = identity, {}
         return dict(self._sessions)
 
     def save(self, sessions: Mapping[int, StoredSession | None]) -> None:
+        """Keep these; None: the session of that shard is over."""
         self._sessions = merged(self._sessions, sessions)
 
     def close(self) -> None:
-        pass
+        """Nothing to let go of: the sessions stay for the next gateway."""
 
 
 class FileSessionStore:
-    """One JSON file: written whole and swapped in, readable by its owner alone, locked while in use."""
+    """One JSON file: written whole and swapped in, readable by its owner alone, locked while in use.
+
+    For one gateway, which calls it on one thread at a time. The file has session ids, and of the token only a digest.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -98,7 +107,10 @@ class FileSessionStore:
         return f"FileSessionStore({str(self.path)!r})"
 
     def open(self, identity: Identity) -> Mapping[int, StoredSession]:
-        """Lock and read the file. What is damaged or belongs to another identity is not used, and said so."""
+        """Lock and read the file. What is damaged or belongs to another identity is not used, and said so.
+
+        Raises ConfigurationError when the file cannot be opened or another gateway has it.
+        """
         self._lock()
         self._identity = identity
         self._sessions = self._read(identity)
@@ -129,6 +141,7 @@ class FileSessionStore:
         self._held = descriptor
 
     def close(self) -> None:
+        """Let go of the lock. The file stays."""
         self._release()
 
     def _lock(self) -> None:

@@ -50,7 +50,10 @@ def tally(types: "Counter[str | None]", batch: Sequence[Event]) -> None:
 
 
 class Shard:
-    """One shard of a gateway: read ``state``, ``latency``, ``session_id``, ``sequence`` from any thread."""
+    """One shard of a gateway: read ``state``, ``latency``, ``session_id``, ``sequence`` from any thread.
+
+    ``id`` is its number, ``count`` how many shards the bot has. ``gateway.shards`` has those that run here.
+    """
 
     def __init__(self, shard_id: int, shard_count: int, wiring: Wiring) -> None:
         self.id = shard_id
@@ -98,12 +101,12 @@ class Shard:
 
     @property
     def session_id(self) -> str | None:
-        """Discord's id of the session; None while there is none."""
+        """The session's id, as Discord gave it with READY; None while there is no session."""
         return self.session.session_id
 
     @property
     def sequence(self) -> int | None:
-        """The last sequence number received."""
+        """The last sequence number received; None while there is no session."""
         return self.session.sequence
 
     def stats(self) -> ShardStats:

@@ -81,7 +81,10 @@ class Subscription:
                 return event
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Event]:
-        """Up to ``max`` events, as soon as there is one; empty after ``timeout`` seconds. Raises GatewayClosed."""
+        """Up to ``max`` events, as soon as there is one; empty after ``timeout`` seconds. Raises GatewayClosed.
+
+        One lock for all of them: the quick way to read much.
+        """
         return self._typed(self._take(max, timeout))
 
     def __iter__(self) -> Iterator[Event]:
@@ -118,7 +121,7 @@ class Subscription:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing new arrives; what is queued can still be taken."""
+        """Whether it has ended; what is queued can still be taken."""
         return self.queue.closed
 
     def __repr__(self) -> str:

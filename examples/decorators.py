@@ -1,8 +1,12 @@
 """A bot of callbacks: one function for each thing that happens."""
 
+import os
+
 from crux_sync import Gateway, Intents
 
-gateway = Gateway(intents=Intents.default() | Intents.MESSAGE_CONTENT)
+API = os.environ.get("DISCORD_API_URL", "https://discord.com/api/v10")
+
+gateway = Gateway(api_url=API, intents=Intents.default() | Intents.MESSAGE_CONTENT)
 
 
 @gateway.on("SHARD_READY")

@@ -3,14 +3,17 @@
 The gateway starts with the first request, in the process that serves it, and so after any fork.
 """
 
+import os
 import threading
 
 from flask import Flask, jsonify
 
 from crux_sync import Gateway
 
+API = os.environ.get("DISCORD_API_URL", "https://discord.com/api/v10")
+
 app = Flask(__name__)
-gateway = Gateway()
+gateway = Gateway(api_url=API)
 guilds: dict[str, str] = {}
 started = threading.Lock()
 

@@ -1,12 +1,15 @@
 """Partitioned workers: the events of one guild always meet the same worker, in order."""
 
+import os
 import threading
 
 from crux_sync import Gateway, PartitionDispatcher
 
+API = os.environ.get("DISCORD_API_URL", "https://discord.com/api/v10")
+
 PARTITIONS = 3
 
-gateway = Gateway(dispatcher=PartitionDispatcher(PARTITIONS))
+gateway = Gateway(api_url=API, dispatcher=PartitionDispatcher(PARTITIONS))
 
 
 def work(partition, subscription):

@@ -1,12 +1,15 @@
 """A tkinter window: no worker threads; the window's own loop calls the callbacks with ``poll``."""
 
+import os
 import tkinter
 
 from crux_sync import Gateway
 
+API = os.environ.get("DISCORD_API_URL", "https://discord.com/api/v10")
+
 EVERY = 50  # milliseconds
 
-gateway = Gateway(workers=0)
+gateway = Gateway(api_url=API, workers=0)
 window = tkinter.Tk()
 window.title("crux_sync")
 label = tkinter.Label(window, text="connecting", width=50, height=4)

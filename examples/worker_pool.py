@@ -1,10 +1,13 @@
 """A legacy pool: threads that know nothing of Discord read a plain queue.Queue."""
 
+import os
 import threading
 
 from crux_sync import CLOSED, Gateway
 
-gateway = Gateway()
+API = os.environ.get("DISCORD_API_URL", "https://discord.com/api/v10")
+
+gateway = Gateway(api_url=API)
 jobs = gateway.subscribe("TYPING_START").queue
 
 

@@ -13,10 +13,11 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ImportError("the simulator needs websockets: pip install 'crux_sync[simulator]'") from error
 
+from .channels import RestRequest
 from .core import Settings
 from .facade import Simulator
 from .replay import Replay
 from .sessions import ServerSession
 from .traffic import DEFAULT_MIX, Traffic
 
-__all__ = ["DEFAULT_MIX", "Replay", "ServerSession", "Settings", "Simulator", "Traffic"]
+__all__ = ["DEFAULT_MIX", "Replay", "RestRequest", "ServerSession", "Settings", "Simulator", "Traffic"]

@@ -45,7 +45,7 @@ REASONS = {
 
 @dataclass
 class Settings:
-    """How this Discord behaves. Times in seconds."""
+    """How this Discord behaves. Times in seconds. To be set before it starts, on any thread."""
 
     token: str = "test"
     shards: int = 1

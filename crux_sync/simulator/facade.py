@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from ..intents import EVENT_INTENTS
 from ..recording import Recording
+from .channels import RestRequest
 from .core import Core, Peer, Settings
 from .faults import Faults
 from .payloads import Maker
@@ -69,7 +70,7 @@ class Simulator(Faults):
     # ---------------------------------------------------------------- life
 
     def start(self) -> Self:
-        """Accept connections. Done by ``with``."""
+        """Listen. Done by ``with`` as well; for one that outlives a block, such as in a session of your own."""
         self._started = True
         self._server.start()
         return self
@@ -91,12 +92,12 @@ class Simulator(Faults):
 
     @property
     def host(self) -> str:
-        """The address that clients use."""
+        """The address that clients connect to."""
         return "127.0.0.1" if self._server.host == "0.0.0.0" else self._server.host
 
     @property
     def port(self) -> int:
-        """The port, also where any free one was asked for."""
+        """The port, also when any free one was asked for."""
         port: int = self._server.port
         return port
 
@@ -158,6 +159,16 @@ class Simulator(Faults):
         return list(self._rest.requests)
 
     @property
+    def rest_requests(self) -> list[RestRequest]:
+        """What bots have posted and Discord has taken: messages and answers to interactions, in order.
+
+        A message posted to a channel also comes back as MESSAGE_CREATE. Answers are taken to interactions that were
+        dispatched here, once each.
+        """
+        with self._server.changed:
+            return list(self._rest.posted)
+
+    @property
     def sent(self) -> int:
         """Dispatches numbered so far, over all sessions."""
         return sum(session.sequence for session in self._core.store.history)
@@ -173,16 +184,27 @@ class Simulator(Faults):
         return self._core.world
 
     def wait_for(self, predicate: Callable[[], object], timeout: float = 10.0) -> bool:
-        """Wait until ``predicate`` is true; it is looked at whenever something happens here. Whether it became so."""
+        """Wait until ``predicate`` is true, at most ``timeout`` seconds; whether it became so.
+
+        It is looked at whenever something happens here.
+        """
         with self._server.changed:
             return bool(self._server.changed.wait_for(predicate, timeout))
 
     def wait_ready(self, shards: int | None = None, timeout: float = 10.0) -> bool:
-        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection."""
+        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection and told so.
+
+        READY, or RESUMED, is then on its way for good: a fault that follows does not take it back. At most ``timeout``
+        seconds; whether it became so.
+        """
         wanted = self.settings.shards if shards is None else shards
-        return self.wait_for(
-            lambda: sum(session.peer is not None for session in self._core.store.alive.values()) >= wanted, timeout
-        )
+
+        def ready() -> int:
+            peers = [session.peer for session in self._core.store.alive.values()]
+            links = [self._server.link_of(peer) for peer in peers if peer is not None]
+            return sum(link is not None and link.greeted for link in links)
+
+        return self.wait_for(lambda: ready() >= wanted, timeout)
 
     # ---------------------------------------------------------------- events
 
@@ -210,6 +232,8 @@ class Simulator(Faults):
             now = time.monotonic()
             outputs = []
             for name, data, *encoded in events:
+                if name == "INTERACTION_CREATE":
+                    self._rest.interactions.dispatched(data)
                 outputs += self._core.dispatch(name, data, now, *encoded)
             self._server.perform(outputs)
             self._server.changed.notify_all()

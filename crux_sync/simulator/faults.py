@@ -101,7 +101,7 @@ class Faults:
         self.send_message(shard_id, b"\x07 cut short \x00\x00\xff\xff")
 
     def invalid_json(self, shard_id: int = 0) -> None:
-        """A payload that is no JSON."""
+        """A payload that ends in the middle."""
         self.send(shard_id, b'{"op":0,"d":{')
 
     def dispatch_raw(self, shard_id: int, name: str, data: bytes) -> None:
@@ -115,15 +115,15 @@ class Faults:
             self._server.perform(list(outputs))
 
     def invalid_utf8(self, shard_id: int = 0, name: str = "MESSAGE_CREATE") -> None:
-        """An event whose text is no UTF-8."""
+        """A dispatch with a string that is no UTF-8."""
         self.dispatch_raw(shard_id, name, b'{"guild_id":"1","content":"\xff\xfe"}')
 
     def unknown_opcode(self, shard_id: int = 0, op: int = 99) -> None:
-        """A payload with an opcode that nobody knows."""
+        """A payload with an opcode that no documentation knows."""
         self.send(shard_id, b'{"t":null,"s":null,"op":%d,"d":{}}' % op)
 
     def unknown_event(self, shard_id: int = 0, name: str = "SOMETHING_NEW") -> None:
-        """An event that is not documented."""
+        """A dispatch with a name that no documentation knows."""
         self.dispatch_raw(shard_id, name, b"{}")
 
     def array_data(self, shard_id: int = 0, name: str = "PRESENCES_REPLACE") -> None:

@@ -60,7 +60,10 @@ class Replay:
         return self._done.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every event is dispatched; whether it came to that. Raises RecordingError, OSError."""
+        """Wait at most ``timeout`` seconds until every event is dispatched; whether it came to that.
+
+        Raises RecordingError, OSError.
+        """
         self._done.wait(timeout)
         if self.failure is not None:
             raise self.failure

@@ -1,20 +1,22 @@
-"""The REST routes a gateway client needs, with scripted failures (protocol, sections 1 and 17.1). Pure."""
+"""The REST routes: the gateway's, with scripted failures (protocol, sections 1 and 17.1), and what bots post. Pure."""
 
 import json
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .channels import Interactions, Refusal, RestRequest, create_message
 from .core import Core
 
 
 class Answer(NamedTuple):
-    """An HTTP answer. ``delay``: seconds to wait before sending it."""
+    """An HTTP answer. ``delay``: seconds to wait before sending it. ``events``: what it makes happen."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     delay: float = 0.0
+    events: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass
@@ -25,10 +27,15 @@ class Rest:
     url: str = ""
     script: deque[Answer] = field(default_factory=deque)
     requests: list[str] = field(default_factory=list)
+    #: What bots have posted, and the interactions they may answer.
+    posted: list[RestRequest] = field(default_factory=list)
+    interactions: Interactions = field(default_factory=Interactions)
 
-    def answer(self, method: str, target: str, headers: dict[str, str], now: float) -> Answer:
+    def answer(self, method: str, target: str, headers: dict[str, str], now: float, body: bytes = b"") -> Answer:
         path = target.split("?")[0]
         self.requests.append(f"{method} {path}")
+        if method == "POST":
+            return self._post(path, headers, body)
         if path not in ("/api/v10/gateway", "/api/v10/gateway/bot", "/api/v9/gateway", "/api/v9/gateway/bot"):
             return self._api_answer(path, headers)
         if self.script:
@@ -58,6 +65,34 @@ class Rest:
                 "max_concurrency": core.settings.max_concurrency,
             },
         }
+
+    def _post(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """A message or the answer to an interaction, as bots post them."""
+        try:
+            said = json.loads(body) if body else None
+        except ValueError:
+            said = None
+        match path.split("/")[3:]:
+            case ["channels", channel_id, "messages"]:
+                if not self._authorized(headers):
+                    return as_json(401, {"message": "401: Unauthorized", "code": 0})
+                message_id = str(int(self.core.world.user_id) + len(self.posted) + 1)
+                try:
+                    message = create_message(self.core.world, channel_id, said, message_id)
+                except Refusal as refusal:
+                    return as_json(refusal.status, refusal.body)
+                self.posted.append(RestRequest("POST", path, said))
+                return as_json(200, message)._replace(events=(("MESSAGE_CREATE", message),))
+            case ["interactions", interaction_id, token, "callback"]:
+                try:
+                    self.interactions.answer(interaction_id, token, said)
+                except Refusal as refusal:
+                    return as_json(refusal.status, refusal.body)
+                self.posted.append(RestRequest("POST", path, said))
+                return Answer(204, b"")
+            case ["gateway"] | ["gateway", "bot"]:
+                return as_json(405, {"message": "405: Method Not Allowed", "code": 0})
+        return as_json(404, {"message": "404: Not Found", "code": 0})
 
     def _api_answer(self, path: str, headers: dict[str, str]) -> Answer:
         """Who the bot is: what libraries ask for when they log in, and ``crux-sync info``."""

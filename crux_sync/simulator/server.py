@@ -49,7 +49,18 @@ TOGETHER = 256
 #: Payloads that wait for one client; a replay without pauses goes on when there are fewer.
 FULL = 4096
 
-STATUS_TEXT = {200: "OK", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
+#: A request body that is longer is no bot's message, bytes.
+LONGEST_BODY = 1024 * 1024
+
+STATUS_TEXT = {
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    429: "Too Many Requests",
+}
 
 
 class Link:
@@ -66,6 +77,8 @@ class Link:
         self.outbox: deque[Send | Close | bytes] = deque()
         self.ready = threading.Condition()
         self.closing = False
+        #: READY, or RESUMED and what is replayed before it, has been given to the kernel.
+        self.greeted = False
         #: Faults.
         self.half_open = threading.Event()
         self.resetting = False
@@ -111,10 +124,21 @@ class Link:
                 return b""
         return head
 
+    def _read_body(self, transport: Transport, head: bytes, headers: dict[str, str]) -> bytes:
+        body = head.split(b"\r\n\r\n", 1)[1]
+        length = min(max(int(headers.get("content-length", "0")), 0), LONGEST_BODY)
+        while len(body) < length:
+            data = transport.recv(LONGEST_HEAD)
+            if not data:
+                break
+            body += data
+        return body[:length]
+
     def _serve(self, transport: Transport, head: bytes) -> None:
         method, target, headers = parse_head(head)
         if headers.get("upgrade", "").lower() != "websocket":
-            self._answer(transport, self.server.http(method, target, headers))
+            body = self._read_body(transport, head, headers)
+            self._answer(transport, self.server.http(method, target, headers, body))
             return
         refusal = self.server.refuse_upgrade()
         if refusal is not None:
@@ -205,6 +229,8 @@ class Link:
             data, last = self._encode(items)
             if not self._push(data):
                 break
+            if not self.greeted and self.peer is not None and self.peer.session is not None and not self.outbox:
+                self._greeted()
             if last:
                 # The client answers our close frame, or does not; then the socket goes.
                 self.server.after(CLOSE_DEADLINE, self.transport.shutdown)
@@ -213,6 +239,11 @@ class Link:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
             self.server.after(CLOSE_DEADLINE, self.transport.shutdown)
+
+    def _greeted(self) -> None:
+        with self.server.changed:
+            self.greeted = True
+            self.server.changed.notify_all()
 
     def _encode(self, items: list[Send | Close | bytes]) -> tuple[bytes, bool]:
         """The bytes for ``items``; whether the last of them closes the connection."""
@@ -326,9 +357,11 @@ class Server:
 
     # ---------------------------------------------------------------- what links report
 
-    def http(self, method: str, target: str, headers: dict[str, str]) -> Answer:
+    def http(self, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> Answer:
         with self.changed:
-            answer = self.rest.answer(method, target, headers, time.monotonic())
+            answer = self.rest.answer(method, target, headers, time.monotonic(), body)
+            for name, data in answer.events:
+                self.perform(self.core.dispatch(name, data, time.monotonic()))
             self.changed.notify_all()
             return answer
 

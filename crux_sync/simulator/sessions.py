@@ -26,7 +26,7 @@ class Logged(NamedTuple):
 
 @dataclass(eq=False)
 class ServerSession:
-    """One session. ``events`` is the replay log; ``sequence`` the last number given out."""
+    """One session. ``events`` is the replay log; ``sequence`` the last number given out. Read it from any thread."""
 
     session_id: str
     token: str
