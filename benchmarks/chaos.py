@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.chaos [--minutes M] [--seed S] [--shards N] [--rate R]``
 
-It prints what was sent, received, repeated, lost (missing although the server would still have replayed it) and
-unrecoverable (what sessions that the server ended took with them), faults by kind, and rules broken. Exit status 0
-only if nothing was lost and no rule was broken.
+It prints what was sent, received, repeated, lost (missing although the server would still have replayed it),
+unrecoverable (what sessions that the server ended took with them) and never known (what went to sessions whose READY a
+fault destroyed on its way, until they expired), faults by kind, and rules broken. Exit status 0 only if nothing was
+lost and no rule was broken.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from crux_sync import Event, Gateway, Intents
 from crux_sync.simulator import Simulator
@@ -54,7 +56,7 @@ FAULTS: dict[str, Callable[[Simulator, int, random.Random], None]] = {
 }
 
 #: Faults that end a session are rarer: each costs an identify.
-WEIGHTS = [1 if name in ("op 9 false", "close, session ended") else 5 for name in FAULTS]
+ENDING = ("op 9 false", "close, session ended")
 
 
 class Receiver:
@@ -77,13 +79,35 @@ class Receiver:
             self.out_of_order += 1
         self._last[session] = event.sequence
 
-    def missing(self, discord: Simulator, *, ended: bool) -> int:
-        """Events of sessions that did, or did not, end, which never came."""
-        return sum(
-            session.sequence - len(self.received.get(session.session_id, ()))
-            for session in discord.session_history
-            if session.ended is ended
-        )
+    def missing(self, discord: Simulator) -> "Missing":
+        """Events that never came, by what became of their session."""
+        resumed = {session_id for _, _, session_id in discord.resumes}
+        counts = Missing()
+        for session in discord.session_history:
+            events = session.sequence - len(self.received.get(session.session_id, ()))
+            if session.session_id not in self.received and session.session_id not in resumed:
+                counts.never_known += events
+            elif session.ended and not session.expired:
+                counts.unrecoverable += events
+            else:
+                counts.lost += events
+                if events:
+                    counts.details.append(f"{events} of {session.sequence} events, {session}")
+        return counts
+
+
+@dataclass
+class Missing:
+    """Events that never came."""
+
+    #: Of sessions that are alive, or that expired because the client did not come back: it could have had them.
+    lost: int = 0
+    #: Of sessions that the server ended.
+    unrecoverable: int = 0
+    #: Of sessions whose READY a fault destroyed: the client never learned their id.
+    never_known: int = 0
+    #: The sessions that events were lost of.
+    details: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -91,8 +115,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--ending", type=int, default=1, help="weight of faults that end a session; others: 5")
     parser.add_argument("--rate", type=float, default=1000.0, help="events a second over all shards")
     options = parser.parse_args()
+    weights = [options.ending if name in ENDING else 5 for name in FAULTS]
     rng, receiver, done = random.Random(options.seed), Receiver(), Counter[str]()
     settings = {"heartbeat_interval": 1.0, "heartbeat_tolerance": 4.0, "total": 10**6, "remaining": 10**6}
     with Simulator(shards=options.shards, tls=True, seed=options.seed, log_age=3600, **settings) as discord:
@@ -103,20 +129,20 @@ def main() -> int:
         traffic = discord.traffic(options.rate)
         pause, end = threading.Event(), time.monotonic() + 60 * options.minutes
         while time.monotonic() < end:
-            name = rng.choices(list(FAULTS), WEIGHTS)[0]
+            name = rng.choices(list(FAULTS), weights)[0]
             FAULTS[name](discord, rng.randrange(options.shards), rng)
             done[name] += 1
             pause.wait(rng.uniform(*PAUSE))
         traffic.stop()
         deadline = time.monotonic() + PATIENCE
-        while receiver.missing(discord, ended=False) and time.monotonic() < deadline:
+        while receiver.missing(discord).lost and time.monotonic() < deadline:
             pause.wait(0.1)
         gateway.close(resume=True)
         return report(discord, gateway, receiver, done)
 
 
 def report(discord: Simulator, gateway: Gateway, receiver: Receiver, done: Counter[str]) -> int:
-    lost, unrecoverable = receiver.missing(discord, ended=False), receiver.missing(discord, ended=True)
+    missing = receiver.missing(discord)
     received = sum(len(numbers) for numbers in receiver.received.values())
     repeated = sum(numbers.total() for numbers in receiver.received.values()) - received
     for name, count in sorted(done.items()):
@@ -126,11 +152,14 @@ def report(discord: Simulator, gateway: Gateway, receiver: Receiver, done: Count
     broken = discord.violations
     print(
         f"chaos: {discord.sent} sent, {received} received, {repeated} repeated, {receiver.out_of_order} out of order, "
-        f"{lost} lost, {unrecoverable} unrecoverable, {len(broken)} rules broken"
+        f"{missing.lost} lost, {missing.unrecoverable} unrecoverable, {missing.never_known} of sessions never known, "
+        f"{len(broken)} rules broken"
     )
+    for session in missing.details:
+        print(f"lost: {session}", file=sys.stderr)
     for rule, count in Counter(broken).items():
         print(f"rule broken: {rule}, {count} times", file=sys.stderr)
-    return 1 if lost or broken or receiver.out_of_order else 0
+    return 1 if missing.lost or broken or receiver.out_of_order else 0
 
 
 if __name__ == "__main__":

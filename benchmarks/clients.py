@@ -5,8 +5,12 @@ last event, and how many events it saw. ``COMPUTE`` is a number of threads of pu
 """
 
 import json
+import os
+import pathlib
 import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -127,13 +131,98 @@ def discord_py(*, whole: bool) -> Callable[[str, ssl.SSLContext | None], None]:
 
             await poll()
             clock.report(seen[0])
-            import os
-
             os._exit(0)
 
         asyncio.run(main())
 
     return run
+
+
+def hikari_payloads(url: str, context: ssl.SSLContext | None) -> None:
+    """hikari with a listener for raw payloads only and no cache: nothing is deserialised."""
+    import asyncio
+
+    import hikari
+    from hikari.api import GatewayCompression
+    from hikari.impl import CacheSettings, HTTPSettings
+    from hikari.impl.shard import GatewayShardImpl
+
+    clock, seen = Clock(), 0
+
+    async def main() -> None:
+        nonlocal seen
+        bot = hikari.GatewayBot(
+            "NQ.made.up",
+            banner=None,
+            intents=hikari.Intents.ALL,
+            cache_settings=CacheSettings(components=hikari.api.CacheComponents.NONE),
+            http_settings=HTTPSettings(ssl=context) if context else None,
+            auto_chunk_members=False,
+        )
+        finished = asyncio.get_running_loop().create_future()
+
+        async def on_payload(event: hikari.ShardPayloadEvent) -> None:
+            nonlocal seen
+            seen += 1
+            if event.name == "READY":
+                clock.start()
+            elif event.name == LAST:
+                finished.set_result(None)
+
+        bot.event_manager.subscribe(hikari.ShardPayloadEvent, on_payload)
+        shard = GatewayShardImpl(
+            compression=GatewayCompression.TRANSPORT_ZLIB_STREAM,
+            http_settings=bot.http_settings,
+            proxy_settings=bot.proxy_settings,
+            event_manager=bot.event_manager,
+            event_factory=bot._event_factory,
+            intents=bot.intents,
+            token="NQ.made.up",
+            url=url,
+        )
+        await shard.start()
+        await finished
+        clock.report(seen)
+        os._exit(0)
+
+    asyncio.run(main())
+
+
+def discord_js(url: str, context: ssl.SSLContext | None) -> None:
+    """@discordjs/ws on Node with zlib-sync; it reports for itself, and fails when zlib-sync is not loaded."""
+    environment = os.environ | ({"NODE_EXTRA_CA_CERTS": sys.argv[3]} if context else {})
+    script = pathlib.Path(__file__).with_name("discordjs.mjs")
+    subprocess.run(["node", script, url, node_modules()], env=environment, check=True)
+
+
+def node_modules() -> pathlib.Path:
+    """@discordjs/ws and a compiled zlib-sync, installed once and kept in the user's temporary directory."""
+    place = pathlib.Path(tempfile.gettempdir()) / f"crux-sync-benchmark-{os.getuid()}"
+    if not any(place.glob("node_modules/zlib-sync/build/Release/zlib_sync.node")):
+        place.mkdir(exist_ok=True)
+        (place / "package.json").write_text('{"name": "benchmark", "private": true}')
+        install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "@discordjs/ws@2", "zlib-sync@0.1"]
+        for command in (install, ["npm", "rebuild", "--foreground-scripts", "zlib-sync"]):
+            subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=300)
+    return place
+
+
+def scan(url: str, context: ssl.SSLContext | None) -> None:
+    """Not a client: what inflating and scanning the envelopes costs alone, the bytes being there already."""
+    from zlib_ng import zlib_ng
+
+    from crux_sync.events import envelope_decoder
+
+    from .load import Stream
+
+    messages = Stream(int(os.environ["CRUX_BENCHMARK_EVENTS"]), keep=True).messages
+    decode, inflate = envelope_decoder().decode, zlib_ng.decompressobj().decompress
+    clock = Clock()
+    for number, message in enumerate(messages):
+        if number == 2:  # Hello and READY are over
+            clock.start()
+        decode(inflate(message))
+    clock.report(len(messages) - 2)
 
 
 CLIENTS: dict[str, Callable[[str, ssl.SSLContext | None], None]] = {
@@ -144,6 +233,9 @@ CLIENTS: dict[str, Callable[[str, ssl.SSLContext | None], None]] = {
     "by hand": by_hand,
     "discord.py, gateway": discord_py(whole=False),
     "discord.py, whole": discord_py(whole=True),
+    "hikari, raw payloads": hikari_payloads,
+    "@discordjs/ws, zlib-sync": discord_js,
+    "inflate + scan alone": scan,
 }
 
 

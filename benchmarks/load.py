@@ -21,6 +21,12 @@ MIX = {"PRESENCE_UPDATE": 60, "MESSAGE_CREATE": 20, "TYPING_START": 15, "GUILD_M
 #: The last event of a stream: what a client waits for.
 LAST = "GUILD_BAN_ADD"
 
+HELLO = b'{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}'
+READY = (
+    b'{"t":"READY","s":1,"op":0,"d":{"v":10,"user":%s,"guilds":[],"session_id":"0","shard":[0,1],'
+    b'"resume_gateway_url":"ws://127.0.0.1:1","application":{"id":"1","flags":0},"private_channels":[]}}'
+)
+
 
 def events(count: int, seed: int = 1) -> list[bytes]:
     """Whole payloads with their numbers, READY not among them."""
@@ -46,7 +52,9 @@ def frame(message: bytes) -> bytes:
 class Stream:
     """Hello, READY and the events of one zlib stream, as bytes of the wire."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
+    def __init__(self, count: int, seed: int = 1, *, keep: bool = False) -> None:
+        #: The compressed messages one by one, if they are to be kept.
+        self.messages: list[bytes] = []
         compressor = zlib.compressobj(6)
         self.json_bytes = self.compressed_bytes = 0
 
@@ -54,35 +62,38 @@ class Stream:
             message = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
             self.json_bytes += len(payload)
             self.compressed_bytes += len(message)
+            if keep:
+                self.messages.append(message)
             return frame(message)
 
-        self.hello = encode(b'{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}')
-        world = World(seed, 1, 20, 500)
-        user = msgspec.json.encode(world.bot)
-        self.ready = encode(
-            b'{"t":"READY","s":1,"op":0,"d":{"v":10,"user":%s,"guilds":[],"session_id":"0","shard":[0,1],'
-            b'"resume_gateway_url":"ws://127.0.0.1:1","application":{"id":"1","flags":0},"private_channels":[]}}' % user
-        )
+        self.hello = encode(HELLO)
+        self.ready = encode(READY % msgspec.json.encode(World(seed, 1, 20, 500).bot))
         self.json_bytes = self.compressed_bytes = 0
         self.events = b"".join(encode(payload) for payload in events(count, seed))
 
 
+def upgrade(sock: socket.socket) -> None:
+    """The server's side of the WebSocket handshake."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += sock.recv(65536)
+    key = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    accept = hashlib.sha1(key.split(b":", 1)[1].strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+    sock.sendall(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + base64.b64encode(accept) + b"\r\n\r\n"
+    )
+
+
 def serve(listener: socket.socket, stream: Stream, context: ssl.SSLContext | None) -> None:
-    """Serve clients until the process is ended."""
+    """Serve one client after the other until the process is ended."""
     while True:
         sock, _ = listener.accept()
         try:
             if context is not None:
                 sock = context.wrap_socket(sock, server_side=True)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += sock.recv(65536)
-            key = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
-            accept = hashlib.sha1(key.split(b":", 1)[1].strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-            sock.sendall(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Accept: " + base64.b64encode(accept) + b"\r\n\r\n" + stream.hello
-            )
+            upgrade(sock)
+            sock.sendall(stream.hello)
             sock.recv(65536)  # Identify, or a first heartbeat
             sock.sendall(stream.ready)
             sock.sendall(stream.events)

@@ -7,6 +7,8 @@ ratios against crux_sync decoding messages. ``--compute N``: with N threads of p
 import argparse
 import json
 import multiprocessing
+import os
+import pathlib
 import socket
 import ssl
 import statistics
@@ -18,6 +20,7 @@ import trustme
 
 from .clients import CLIENTS
 from .load import Stream, serve
+from .plot import bars
 
 OURS = "crux_sync, messages"
 
@@ -57,11 +60,14 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--compute", type=int, default=0)
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="draw the medians as SVG")
     parser.add_argument("--only", nargs="*", default=list(CLIENTS), choices=list(CLIENTS))
     options = parser.parse_args()
+    os.environ["CRUX_BENCHMARK_EVENTS"] = str(options.events)
     stream = Stream(options.events)
     json_size, wire_size = stream.json_bytes / options.events, stream.compressed_bytes / options.events
     print(f"{options.events} events, {json_size:.0f} bytes of JSON each, {wire_size:.0f} compressed")
+    medians: dict[str, dict[str, float]] = {}
     for tls in (False, True):
         server, url, authority = start_server(stream, tls=tls)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
@@ -72,7 +78,15 @@ def main() -> None:
                     runs[name].append(result)
         server.terminate()
         server.join()
-        show("wss" if tls else "ws", runs, options.events, computing=options.compute > 0)
+        scheme = "wss" if tls else "ws"
+        show(scheme, runs, options.events, computing=options.compute > 0)
+        medians[scheme] = {
+            name: statistics.median(run["cpu"] for run in results) / options.events * 1e6
+            for name, results in runs.items()
+            if results and name != "inflate + scan alone"
+        }
+    if options.plot:
+        options.plot.write_text(bars(medians, "CPU, µs per event (median)", "crux_sync"), encoding="utf-8")
 
 
 def show(scheme: str, runs: dict[str, list[dict[str, float]]], events: int, *, computing: bool) -> None:

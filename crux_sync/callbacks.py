@@ -27,12 +27,14 @@ ErrorHandler = Callable[[BaseException, Event | None, Any], object]
 class Callback:
     """One registered function, the events it wants, and the type it wants their data in."""
 
-    __slots__ = ("decoder", "function", "names", "unspent")
+    __slots__ = ("call", "decoder", "function", "names", "unspent")
 
     def __init__(
         self, function: Callable[[Event], object], names: frozenset[str] | None, type: Any, once: bool
     ) -> None:
         self.function = check_callable(function)
+        #: What is called: the function, or one around it that measures its time.
+        self.call = self.function
         self.names = names
         self.decoder = create_decoder(type)
         #: For ``once``: popping it is the right to be called. List.pop is atomic, so only one worker gets it.
@@ -77,6 +79,21 @@ def name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
 
 
+def timed(function: Callable[[Event], object], record: Callable[[str, float], object]) -> Callable[[Event], object]:
+    """``function``, with its time told to ``record``."""
+    # Not its repr: with the address of an object in it, every object would have a name of its own.
+    name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+    def call(event: Event) -> object:
+        started = time.perf_counter()
+        try:
+            return function(event)
+        finally:
+            record(name, time.perf_counter() - started)
+
+    return call
+
+
 def listens(*names: str, type: Any = None, once: bool = False) -> Callable[[F], F]:
     """Mark a method as a callback, for ``gateway.add_callbacks(object)``: callbacks grouped in a class.
 
@@ -102,8 +119,17 @@ class Registry:
         #: Filled as types are met; replaced when the callbacks change.
         self.table = Table(())
         self.error_handlers: tuple[ErrorHandler, ...] = ()
+        self._record: Callable[[str, float], object] | None = None
+
+    def time(self, record: Callable[[str, float], object]) -> None:
+        """Tell ``record`` how long each callback takes: its name and seconds, for every call from now on."""
+        self._record = record
+        for callback in self._callbacks:
+            callback.call = timed(callback.function, record)
 
     def add(self, callback: Callback) -> None:
+        if self._record is not None:
+            callback.call = timed(callback.function, self._record)
         self._replace(lambda callbacks: (*callbacks, callback))
 
     def remove(self, function: Callable[[Event], object]) -> bool:
@@ -143,7 +169,7 @@ class Registry:
                     continue
                 self.discard(callback)
             try:
-                callback.function(event if callback.decoder is None else event.typed(callback.decoder))
+                callback.call(event if callback.decoder is None else event.typed(callback.decoder))
             except BaseException as error:  # SystemExit too: a worker thread serves all callbacks
                 self.report(error, event, callback.function)
 

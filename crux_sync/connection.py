@@ -18,7 +18,7 @@ import websocket
 from .errors import ConfigurationError, CruxError
 from .frames import MAX_MESSAGE, CloseFrame, FrameReader
 from .inflate import create_inflater
-from .transport import TLSTransport, Transport, dial
+from .transport import RECEIVE_SIZE, TLSTransport, Transport, dial
 from .version import __version__
 
 USER_AGENT = f"DiscordBot (https://github.com/crux-sync/crux_sync, {__version__})"
@@ -33,10 +33,13 @@ CLOSE_DEADLINE = 2.0
 GIL_STALL = 0.001
 
 #: Messages inflated one by one between two looks at the clock: so many stalls may pass before it is noticed.
-PROBE = 8
+PROBE = 16
 
-#: After a stall, this many receives are inflated in batches before it is measured again.
-BATCHED_RECEIVES = 64
+#: After a stall, so many receives are inflated in batches before it is measured again: the more the longer stalls go
+#: on, since each measurement costs some. The kernel, too, may have given the core to another process, just once.
+BATCHED_RECEIVES = (4, 64)
+#: Bytes asked for by a receive that will be inflated as a batch.
+STALLED_RECEIVE_SIZE = 256 * 1024
 
 
 class ConnectFailed(CruxError):
@@ -56,6 +59,7 @@ class Connection:
         self._dialing: list[Socket] = []
         self._aborted = False
         self._batched_receives = 0
+        self._patience = BATCHED_RECEIVES[0]
         #: Bytes received, and bytes after inflation.
         self.received_bytes = self.inflated_bytes = 0
 
@@ -131,7 +135,7 @@ class Connection:
         transport, reader = self._transport, self._reader
         if transport is None or reader.close is not None:
             return None
-        data = transport.read()
+        data = transport.read(STALLED_RECEIVE_SIZE if self._batched_receives else RECEIVE_SIZE)
         if not data:
             return None
         self.received_bytes += len(data)
@@ -150,14 +154,18 @@ class Connection:
         if self._batched_receives:
             self._batched_receives -= 1
             return inflate(messages, batched=True)
+        if len(messages) == 1:
+            return inflate(messages)
         payloads: list[bytes] = []
         for start in range(0, len(messages), PROBE):
             began = perf_counter()
             payloads += inflate(messages[start : start + PROBE])
             if perf_counter() - began > GIL_STALL:
-                self._batched_receives = BATCHED_RECEIVES
+                self._batched_receives = self._patience
+                self._patience = min(4 * self._patience, BATCHED_RECEIVES[1])
                 payloads += inflate(messages[start + PROBE :], batched=True)
-                break
+                return payloads
+        self._patience = BATCHED_RECEIVES[0]
         return payloads
 
     @property

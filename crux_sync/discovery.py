@@ -1,4 +1,4 @@
-"""``GET /gateway/bot`` (protocol, section 1). The only importer of requests."""
+"""``GET /gateway/bot`` (protocol, section 1), and who the bot is. The only importer of requests."""
 
 import ipaddress
 from threading import Event as Flag
@@ -49,6 +49,32 @@ def fetch_gateway(
     Waits out short rate limits and server errors. Raises AuthenticationFailed (401), DiscoveryError (all else).
     """
     url = f"{api_url}/gateway/bot"
+    return read_info(url, fetch(url, token, verify, proxy, cancelled))
+
+
+def fetch_account(api_url: str, token: str, *, verify: Any = True, proxy: str | None = None) -> dict[str, Any]:
+    """The bot's own user. Raises as ``fetch_gateway``."""
+    return fetch_object(f"{api_url}/users/@me", token, verify, proxy)
+
+
+def fetch_application(api_url: str, token: str, *, verify: Any = True, proxy: str | None = None) -> dict[str, Any]:
+    """The bot's application, with its flags. Raises as ``fetch_gateway``."""
+    return fetch_object(f"{api_url}/applications/@me", token, verify, proxy)
+
+
+def fetch_object(url: str, token: str, verify: Any, proxy: str | None) -> dict[str, Any]:
+    response = fetch(url, token, verify, proxy, None)
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise DiscoveryError(f"{url} answered something that is no JSON") from error
+    if not isinstance(body, dict):
+        raise DiscoveryError(f"{url} answered something that is no object")
+    return body
+
+
+def fetch(url: str, token: str, verify: Any, proxy: str | None, cancelled: Flag | None) -> requests.Response:
+    """The first good answer, after short rate limits and server errors."""
     stop = cancelled or Flag()
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -57,7 +83,7 @@ def fetch_gateway(
         except requests.RequestException as error:
             raise DiscoveryError(f"{url} cannot be reached: {error}") from error
         if response.status_code == 200:
-            return read_info(url, response)
+            return response
         if response.status_code == 401:
             raise AuthenticationFailed()
         problem = f"{url} answered HTTP {response.status_code}: {response.text[:200]!r}"

@@ -7,6 +7,7 @@ see every event before it is dealt, take it from nobody and never block.
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Condition, Lock
@@ -68,6 +69,7 @@ class BroadcastDispatcher(Dispatcher):
     """Every subscription whose names and selector match gets the event. The default; called on shard threads."""
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """All of them."""
         return candidates
 
 
@@ -83,6 +85,7 @@ class DemandDispatcher(Dispatcher):
         self._turn = 0
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """The one with the most room."""
         # ``room`` leaves out what this batch has dealt already. The turn is a hint: a race on it is harmless.
         best = max(subscription.room for subscription in candidates)
         equal = [subscription for subscription in candidates if subscription.room == best]
@@ -120,6 +123,7 @@ class PartitionDispatcher(Dispatcher):
         return self.partitions[((event.guild_id or 0) >> 22) % len(self.partitions)]
 
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Sequence[Subscription]:
+        """The one of the event's partition. Raises ConfigurationError for a partition that does not exist."""
         partition = self._hash(event)
         if partition is None:
             return ()
@@ -133,6 +137,7 @@ class PartitionDispatcher(Dispatcher):
         return [subscription for subscription in candidates if subscription.partition is None][:1]
 
     def check(self, subscription: Subscription, others: Sequence[Subscription]) -> None:
+        """A partition must be one of those named, and have one subscription."""
         partition = subscription.partition
         if partition is None:
             return
@@ -170,17 +175,21 @@ class Route(NamedTuple):
 class Routes(dict[str | None, Route]):
     """Event type to Route, filled as types are met. Never changed otherwise: the hub replaces it whole."""
 
-    def __init__(self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...]) -> None:
+    def __init__(
+        self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...], *, everything: bool = False
+    ) -> None:
         super().__init__()
         self.subscriptions = subscriptions
         self.observers = observers
+        #: Also what nobody wants takes its way, to be counted.
+        self.everything = everything
 
     def __missing__(self, type: str | None) -> Route | None:
         route = Route(
             tuple(one for one in self.subscriptions if one.names is None or type in one.names),
             tuple(one for one in self.observers if one.names is None or type in one.names),
         )
-        wanted = route if route.subscriptions or route.observers else None
+        wanted = route if self.everything or route.subscriptions or route.observers else None
         if len(self) < 1000:  # a server that invents names must not fill our memory
             self[type] = wanted  # type: ignore[assignment]
         return wanted
@@ -202,6 +211,10 @@ class Hub:
         self._shards_waiting = 0
         #: Events that no consumer got: discarded by the hash, or of a partition without a subscription.
         self.discarded = 0
+        #: Shards count events by type.
+        self.measured = False
+        #: Events that subscriptions which have left had dropped, by label.
+        self._dropped: Counter[str] = Counter()
 
     # ---------------------------------------------------------------- joining and leaving
 
@@ -210,7 +223,8 @@ class Hub:
         with self._lock:
             known = self.routes.subscriptions
             self.dispatcher.check(subscription, known)
-            self.routes = Routes((*known, subscription), self.routes.observers)
+            self._dropped[subscription.label] -= subscription.dropped  # of an earlier stay
+            self._route((*known, subscription), self.routes.observers)
 
     def use(self, dispatcher: Dispatcher) -> None:
         """Another dispatcher, before the first event. Raises ConfigurationError when a subscription does not fit."""
@@ -221,23 +235,43 @@ class Hub:
 
     def leave(self, subscription: Subscription) -> None:
         with self._lock:
-            rest = tuple(one for one in self.routes.subscriptions if one is not subscription)
-            self.routes = Routes(rest, self.routes.observers)
+            known = self.routes.subscriptions
+            rest = tuple(one for one in known if one is not subscription)
+            if len(rest) < len(known):
+                self._dropped[subscription.label] += subscription.dropped
+            self._route(rest, self.routes.observers)
         self.room_made()
 
     def refresh(self) -> None:
         """The names that a subscription wants have changed."""
         with self._lock:
-            self.routes = Routes(self.routes.subscriptions, self.routes.observers)
+            self._route(self.routes.subscriptions, self.routes.observers)
 
     def observe(self, observer: Observer) -> None:
         with self._lock:
-            self.routes = Routes(self.routes.subscriptions, (*self.routes.observers, observer))
+            self._route(self.routes.subscriptions, (*self.routes.observers, observer))
 
     def unobserve(self, observer: Observer) -> None:
         with self._lock:
             rest = tuple(one for one in self.routes.observers if one is not observer)
-            self.routes = Routes(self.routes.subscriptions, rest)
+            self._route(self.routes.subscriptions, rest)
+
+    def measure(self) -> None:
+        """From now on every event is seen, and counted by its shard."""
+        with self._lock:
+            self.measured = True
+            self._route(self.routes.subscriptions, self.routes.observers)
+
+    def _route(self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...]) -> None:
+        self.routes = Routes(subscriptions, observers, everything=self.measured)
+
+    def dropped(self) -> dict[str, int]:
+        """Events dropped by overflow policies, by label, over all time."""
+        with self._lock:
+            counts = self._dropped.copy()
+            for subscription in self.routes.subscriptions:
+                counts[subscription.label] += subscription.dropped
+        return {label: count for label, count in counts.items() if count}
 
     # ---------------------------------------------------------------- publishing
 

@@ -46,6 +46,9 @@ class Endpoint:
             self.session_start_limit = info.session_start_limit
             url = url if url is not None else self._check(info.url)
             shard_count = shard_count or info.shards
+        logger.debug(
+            "gateway at %s, %d shards, %s", url, shard_count, self.session_start_limit or "limits not asked for"
+        )
         self.url: str = url
         self.shard_count: int = shard_count
 

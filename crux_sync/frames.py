@@ -12,6 +12,9 @@ from .errors import ProtocolError
 FIN, RESERVED, OPCODE, MASKED = 0x80, 0x70, 0x0F, 0x80
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
+#: The first byte of a message that is one frame.
+WHOLE_BINARY, WHOLE_TEXT = FIN | BINARY, FIN | TEXT
+
 #: Default bound on a message, bytes. READY of 5.7 MB has been seen; 64 MiB is generous, and still a bound.
 MAX_MESSAGE = 64 * 1024 * 1024
 
@@ -40,6 +43,8 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes; return the text and binary messages they complete. Raises ProtocolError."""
+        if self.close is not None:
+            return []
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._wanted:
@@ -49,25 +54,31 @@ class FrameReader:
         messages: list[bytes] = []
         position, end = 0, len(data)
         while end - position >= 2:
-            first, second = data[position], data[position + 1]
-            start, length = position + 2, second
-            if second >= 126:
-                if second >= MASKED:
+            first, length = data[position], data[position + 1]
+            start = position + 2
+            if length >= 126:
+                if length >= MASKED:
                     raise ProtocolError("masked frame from the server")
-                start += 2 if second == 126 else 8
+                start += 2 if length == 126 else 8
                 if start > end:
                     return self._keep(data, position, start, messages)
-                length = int.from_bytes(data[position + 2 : start], "big")
+                if length == 126:
+                    length = data[position + 2] << 8 | data[position + 3]
+                else:
+                    length = int.from_bytes(data[position + 2 : start], "big")
                 if length > self.max_message:
                     raise ProtocolError(f"frame of {length} bytes, more than the limit of {self.max_message}")
             stop = start + length
             if stop > end:
                 self._check(first, length)
                 return self._keep(data, position, stop, messages)
-            if first in (FIN | BINARY, FIN | TEXT) and self._fragments is None:  # nearly always
+            # Nearly always, and without building a tuple each time.
+            if (first == WHOLE_BINARY or first == WHOLE_TEXT) and self._fragments is None:  # noqa: SIM109
                 messages.append(data[start:stop])
-            elif self.close is None:
+            else:
                 self._unusual(first, data[start:stop], messages)
+                if self.close is not None:  # nothing after it counts, least of all an error that would hide its code
+                    return messages
             position = stop
         if position < end:
             return self._keep(data, position, position + 2, messages)

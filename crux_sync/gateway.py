@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
+from .callbacks import check_callable
 from .commander import Commander
 from .dispatch import create_dispatcher
 from .endpoint import Endpoint
@@ -262,6 +263,8 @@ class Gateway(Commander):
                 raise ConfigurationError(f"shard {shard_id} is running")
             shard = Shard(shard_id, self.shard_count, wiring)
             shard.session.beats_carry_handled = self._keeper is not None
+            if known is not None:
+                shard.count_on(known)
             self._shards = dict(sorted((self._shards | {shard_id: shard}).items()))
         shard.start()
         return shard
@@ -301,7 +304,28 @@ class Gateway(Commander):
             SubscriptionStats(one.label, one.waiting, one.queue.bytes, one.delivered, one.dropped) for one in self._hub
         )
         shards = {shard_id: shard.stats() for shard_id, shard in self._shards.items()}
-        return Stats(shards, consumers, self._hub.discarded, self._heartbeater.worst_delay)
+        limiter = self._wiring.limiter if self._wiring is not None else None
+        # A limiter of the user's own may know neither.
+        ledger = getattr(limiter, "ledger", None)
+        return Stats(
+            shards,
+            consumers,
+            self._hub.discarded,
+            self._heartbeater.worst_delay,
+            ledger.remaining if ledger is not None else None,
+            getattr(limiter, "max_concurrency", 1),
+            self._hub.dropped(),
+        )
+
+    def measure(self, callback_time: Callable[[str, float], object]) -> None:
+        """Count events by type from now on, in ``stats()``, also those that nobody wants; time the callbacks.
+
+        ``callback_time`` is told the name and the seconds of each call, on the thread that made it. For exporters of
+        metrics (``crux_sync.metrics`` is one); a gateway that is not measured pays nothing for it. Any thread.
+        """
+        check_callable(callback_time)
+        self._registry.time(callback_time)
+        self._hub.measure()
 
     # What shards ask of their host, on their threads.
 

@@ -97,5 +97,5 @@ class Heartbeater:
         try:
             return timed.tick(time.monotonic())
         except Exception:  # one shard's fault must not stop the beats of all others
-            logger.exception("tick failed")
+            logger.exception("tick failed", extra={"shard": getattr(timed, "id", None)})
             return time.monotonic() + 1.0

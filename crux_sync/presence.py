@@ -1,6 +1,6 @@
 """Presence and activities as a bot may set them (protocol, section 12)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,7 +65,8 @@ class Presence:
     """
 
     status: str = "online"
-    activities: tuple[Activity, ...] = ()
+    #: Once made, a tuple of Activity.
+    activities: Sequence[Activity | Mapping[str, Any]] = ()
     since: int | None = None
     afk: bool = False
 
@@ -91,7 +92,7 @@ class Presence:
         """All four fields, always: leaving one out was seen to end the connection (section 12.1)."""
         return {
             "since": self.since,
-            "activities": [activity.payload() for activity in self.activities],
+            "activities": [Activity.of(activity).payload() for activity in self.activities],
             "status": self.status,
             "afk": self.afk,
         }

@@ -12,6 +12,7 @@ Section numbers are those of the protocol digest.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from .actions import (
     SendResume,
     State,
 )
-from .close_codes import CONNECTION_LOST, Outcome, close_policy
+from .close_codes import CONNECTION_LOST, UNKNOWN_CODE, Outcome, close_policy
 from .errors import ProtocolError
 from .opcodes import Opcode
 from .sessions import StoredSession
@@ -43,7 +44,7 @@ BACKOFF_FIRST = 0.5
 BACKOFF_CAP = 60.0
 IDENTIFY_BACKOFF_CAP = 300.0
 
-#: A session that ends sooner than this after READY counts as a failed identify.
+#: A session that was never ready for longer than this, resumes included, counts as a failed identify.
 STABLE_AFTER = 60.0
 
 #: Resumes sent for one session without RESUMED before it is given up (16.9).
@@ -79,11 +80,16 @@ class Link:
 
 
 class Verdict(NamedTuple):
-    """Our own decision to leave a connection."""
+    """Our own decision to leave a connection.
+
+    ``delay``: at least so long before the next one; None: back-off alone. ``cause``: one of a few words, for counting;
+    None: not counted.
+    """
 
     outcome: Outcome
     delay: float | None
     why: str
+    cause: str | None
 
 
 @dataclass(slots=True)
@@ -114,6 +120,9 @@ class Session:
     failures: int = 0
     #: Identifies in a row that gained no lasting session.
     identify_failures: int = 0
+    #: When READY came, and when a connection of this session that was ready was last lost; None: from a store.
+    born: float | None = None
+    last_alive: float = 0.0
     resumes_unanswered: int = 0
     resume_once_spent: bool = False
     #: Since the last failed dial of the resume url the main url is tried, then the resume url again.
@@ -121,6 +130,8 @@ class Session:
     reconnects_requested: int = 0
     #: Set while the consumers are full and the socket is not read.
     blocked: bool = field(default=False)
+    #: How often the connection was lost, or not made, and has to be made anew, by cause.
+    reconnects: Counter[str] = field(default_factory=Counter)
 
     # ---------------------------------------------------------------- what the shard asks
 
@@ -148,7 +159,7 @@ class Session:
 
     def forget(self) -> None:
         """The session is over on the server, or given up."""
-        self.session_id = self.resume_url = self.sequence = self.handled = self.floor = None
+        self.session_id = self.resume_url = self.sequence = self.handled = self.floor = self.born = None
         self.resumes_unanswered = 0
         self.resume_once_spent = self.avoid_resume_url = False
 
@@ -171,6 +182,8 @@ class Session:
         if handler is not None:
             return handler(self, link, data, now)
         if op == Opcode.DISPATCH:
+            if type in ("READY", "RESUMED") and link.interval is None:
+                return self.leave(link, Outcome.RESUME, f"{type} before Hello")
             if sequence is not None:
                 self.sequence = sequence
             if type == "READY":
@@ -189,7 +202,7 @@ class Session:
         if link.next_beat is None or link.interval is None or now < link.next_beat:
             return []
         if not self.blocked and self.is_zombie(link):
-            return self.leave(link, Outcome.RESUME, "heartbeat not acknowledged", drop=True)
+            return self.leave(link, Outcome.RESUME, "heartbeat not acknowledged", "no ack", drop=True)
         # From the moment it was due, so that delays do not add up; from now when a beat or more was missed.
         link.next_beat = max(link.next_beat, now - link.interval) + link.interval
         link.unanswered += 1
@@ -223,19 +236,19 @@ class Session:
         """Our sends do not get through: the link is dead."""
         if self.link is None or self.link.verdict is not None:
             return []
-        return self.leave(self.link, Outcome.RESUME, why, drop=True)
+        return self.leave(self.link, Outcome.RESUME, why, "send stuck", drop=True)
 
     def closing(self, *, resumable: bool) -> None:
         """The user closes: say nothing more on this connection, and forget the session unless it is to be kept."""
         if self.link is not None:
-            self.link.verdict = Verdict(Outcome.RESUME if resumable else Outcome.IDENTIFY, 0.0, "closing")
+            self.link.verdict = Verdict(Outcome.RESUME if resumable else Outcome.IDENTIFY, 0.0, "closing", None)
 
     def dial_failed(self, reason: str, *, resume_url: bool, now: float) -> list[Action]:
         """No connection was made. That never costs a session."""
         self.link = None
         self.avoid_resume_url = resume_url
         self.failures += 1
-        return self.redial(CONNECTION_LOST, reason, None)
+        return self.redial(CONNECTION_LOST, reason, None, "dial failed")
 
     def lost(self, code: int | None, reason: str, now: float) -> list[Action]:
         """The connection is gone. ``code``: what the server's close frame said, None without one."""
@@ -248,17 +261,23 @@ class Session:
             self.forget()
             error = policy.error(code, reason, self.shard_id)
             return [Emit("SHARD_FAILED", {"code": code, "reason": str(error)}), Fail(error)]
-        outcome, delay, why = link.verdict or Verdict(policy.outcome, None, reason or policy.name)
+        outcome, delay, why, cause = link.verdict or Verdict(
+            policy.outcome, None, reason or policy.name, policy.name if code is None else f"{policy.name} ({code})"
+        )
+        if policy is UNKNOWN_CODE and link.verdict is None:
+            cause = policy.name  # whatever numbers a server may think of
         self.count_failure(link, now, identified=self.state is State.IDENTIFYING)
         if outcome is Outcome.RESUME_ONCE:
             outcome = Outcome.IDENTIFY if self.resume_once_spent else Outcome.RESUME
             self.resume_once_spent = True
         if outcome is Outcome.IDENTIFY or self.resumes_unanswered >= RESUME_ATTEMPTS:
-            self.note_short_session(link, now)
+            self.note_short_session()
             self.forget()
         if delay is None:
             delay = max(self.backoff(), policy.pause)
-        return self.redial(code if code is not None else CONNECTION_LOST, why, delay)
+        elif self.failures > 1 or not self.can_resume:
+            delay = max(self.backoff(), delay)
+        return self.redial(code if code is not None else CONNECTION_LOST, why, delay, cause)
 
     # ---------------------------------------------------------------- opcodes
 
@@ -295,14 +314,14 @@ class Session:
         # nothing else is met with back-off.
         self.reconnects_requested += 1
         delay = self.uniform(0.0, min(1.0, self.shard_count / 100)) if self.reconnects_requested == 1 else None
-        return self.leave(link, Outcome.RESUME, "reconnect requested", delay=delay)
+        return self.leave(link, Outcome.RESUME, "reconnect requested", "op 7", delay=delay)
 
     def on_invalid_session(self, link: Link, data: Any, now: float) -> list[Action]:
         # The wait of 1-5 s comes from Discord's staff (6.10). Anything but true means the session is gone.
-        delay = max(self.uniform(1.0, 5.0), self.backoff() if self.failures else 0.0)
+        delay = self.uniform(1.0, 5.0)
         if data is True:
-            return self.leave(link, Outcome.RESUME, "session invalidated, may be resumed", delay=delay)
-        return self.leave(link, Outcome.IDENTIFY, "session invalidated", delay=delay, code=CLOSE_FOR_GOOD)
+            return self.leave(link, Outcome.RESUME, "session invalidated, may be resumed", "op 9", delay=delay)
+        return self.leave(link, Outcome.IDENTIFY, "session invalidated", "op 9", delay=delay, code=CLOSE_FOR_GOOD)
 
     def on_ready(self, link: Link, data: Any, now: float) -> list[Action]:
         try:
@@ -313,13 +332,13 @@ class Session:
         self.user_id, self.application_id = read_id(data.get("user")), read_id(data.get("application"))
         # READY does not come again after a resume (6.8): it counts as handled from the start.
         self.handled = self.floor = self.sequence
+        self.born = now
         self.session_established(link, now)
         return [Emit("SHARD_READY", {"session_id": session_id, "guilds": count_guilds(data)})]
 
     def on_resumed(self, link: Link, now: float) -> list[Action]:
         replayed_from = link.resumed_from
         self.session_established(link, now)
-        self.identify_failures = 0
         return [Emit("SHARD_RESUMED", {"session_id": self.session_id, "resumed_from": replayed_from})]
 
     # ---------------------------------------------------------------- decisions
@@ -343,30 +362,32 @@ class Session:
 
     def deadline_passed(self, link: Link, now: float) -> list[Action]:
         if link.interval is None:
-            return self.leave(link, Outcome.RESUME, f"no Hello within {HELLO_DEADLINE:g} s", drop=True)
+            return self.leave(link, Outcome.RESUME, f"no Hello within {HELLO_DEADLINE:g} s", "no Hello", drop=True)
         if self.state is State.RESUMING and self.sequence != link.resumed_from:
             # A long replay is running: the deadline is for getting on, not for getting done.
             link.resumed_from, link.deadline = self.sequence, now + READY_DEADLINE
             self.resumes_unanswered = 0
             return []
         what = "RESUMED" if self.state is State.RESUMING else "READY"
-        return self.leave(link, Outcome.RESUME, f"no {what} within {READY_DEADLINE:g} s")
+        return self.leave(link, Outcome.RESUME, f"no {what} within {READY_DEADLINE:g} s", f"no {what}")
 
     def leave(
         self,
         link: Link,
         outcome: Outcome,
         why: str,
+        cause: str = "protocol error",
         *,
         delay: float | None = None,
         code: int = CLOSE_RESUMABLE,
         drop: bool = False,
     ) -> list[Action]:
-        link.verdict = Verdict(outcome, delay, why)
+        link.verdict = Verdict(outcome, delay, why, cause)
         return [Disconnect(code, why, drop)]
 
     def count_failure(self, link: Link, now: float, *, identified: bool) -> None:
         if link.ready_at is not None:
+            self.last_alive = now
             return
         self.failures += 1
         if identified:
@@ -374,12 +395,11 @@ class Session:
         if link.resumed_from is not None and self.sequence != link.resumed_from:
             self.resumes_unanswered = 0  # the replay got somewhere: the session lives
 
-    def note_short_session(self, link: Link, now: float) -> None:
-        """Sessions that die young spend identifies: let the back-off grow over them."""
-        if link.ready_at is None:
-            return
-        short = now - link.ready_at < STABLE_AFTER
-        self.identify_failures = self.identify_failures + 1 if short else 0
+    def note_short_session(self) -> None:
+        """Sessions that die young spend identifies, also when a resume tells us so: let the back-off grow over them."""
+        if self.born is not None:
+            short = self.last_alive - self.born < STABLE_AFTER
+            self.identify_failures = self.identify_failures + 1 if short else 0
 
     def backoff(self) -> float:
         """Exponential, from the first failure on, with half jitter."""
@@ -392,8 +412,10 @@ class Session:
             bound = max(bound, grown(self.identify_failures, IDENTIFY_BACKOFF_CAP))
         return bound * self.uniform(0.5, 1.0)
 
-    def redial(self, code: int, reason: str, delay: float | None) -> list[Action]:
+    def redial(self, code: int, reason: str, delay: float | None, cause: str | None) -> list[Action]:
         self.state = State.WAITING
+        if cause is not None:
+            self.reconnects[cause] += 1
         details = {"code": code, "reason": reason, "will_resume": self.can_resume}
         return [Emit("SHARD_DISCONNECTED", details), Redial(self.backoff() if delay is None else delay)]
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
@@ -17,6 +18,7 @@ from .errors import FatalCloseError, ProtocolError
 from .events import UNREADABLE, Event, decode_json, envelope_decoder
 from .handshake import heartbeat, identify, resume, with_query
 from .limits import IdentifyTicket, SendBudget
+from .opcodes import Opcode
 from .outbox import Outbox
 from .session import CLOSE_FOR_GOOD, CLOSE_RESUMABLE, Session
 from .sessions import StoredSession
@@ -24,6 +26,9 @@ from .stats import ShardStats
 from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
+
+#: Event types counted apart; a server that invents names must not fill our memory.
+MOST_TYPES = 1000
 
 #: How soon a heartbeat that met a busy lock, or bytes the kernel did not take, are tried again, seconds.
 RETRY = 0.005
@@ -34,6 +39,14 @@ AFTER_ERROR = 5.0
 
 #: Dispatches that the session must see.
 SESSION_EVENTS = frozenset({"READY", "RESUMED"})
+
+
+def tally(types: "Counter[str | None]", batch: Sequence[Event]) -> None:
+    """Count the events of a batch by type."""
+    if len(types) < MOST_TYPES:
+        types.update([event.type for event in batch])
+    else:
+        types.update([event.type if event.type in types else "OTHER" for event in batch])
 
 
 class Shard:
@@ -51,8 +64,11 @@ class Shard:
         #: The sequence up to which every event has reached its consumers' queues.
         self.dealt: int | None = None
         self._wiring = wiring
-        #: Bytes received and inflated on connections that are over.
-        self._bytes = (0, 0)
+        #: Events by type, while somebody measures.
+        self.types: Counter[str | None] = Counter()
+        #: Bytes received and inflated on connections that are over, and the one that is not: read as one, so that
+        #: a look at the moment when it ends counts its bytes, and once.
+        self._bytes: tuple[int, int, Connection | None] = (0, 0, None)
         #: Guards the session. Held to decide, never while sending, delivering, or running user code.
         self._lock = Lock()
         self._decoder = envelope_decoder()
@@ -95,8 +111,7 @@ class Shard:
 
     def stats(self) -> ShardStats:
         """The numbers of this shard, now."""
-        connection = self._connection
-        received, inflated = self._bytes
+        received, inflated, connection = self._bytes
         if connection is not None:
             received, inflated = received + connection.received_bytes, inflated + connection.inflated_bytes
         session = self.session
@@ -112,7 +127,17 @@ class Shard:
             received,
             inflated,
             session.blocked,
+            dict(session.reconnects),
+            {type or "": count for type, count in self.types.copy().items()},
         )
+
+    def count_on(self, before: "Shard") -> None:
+        """Take over the counts of the shard that this one replaces, before ``start``: counters only grow."""
+        self.events, self.connects, self.resumes = before.events, before.connects, before.resumes
+        self.types = before.types
+        self.session.reconnects = before.session.reconnects
+        self.outbox.sent = before.outbox.sent
+        self._bytes = before._bytes
 
     def __repr__(self) -> str:
         latency = f", {self.latency * 1000:.0f} ms" if self.latency is not None else ""
@@ -214,6 +239,8 @@ class Shard:
             return None
         connection = Connection(self._wiring.compress)
         self._connection = connection
+        received, inflated, _ = self._bytes
+        self._bytes = (received, inflated, connection)
         try:
             actions = self._open(connection, dial)
             if actions is None:
@@ -230,7 +257,7 @@ class Shard:
         finally:
             self.outbox.hold()
             self._connection = self._budget = None
-            self._bytes = (self._bytes[0] + connection.received_bytes, self._bytes[1] + connection.inflated_bytes)
+            self._bytes = (received + connection.received_bytes, inflated + connection.inflated_bytes, None)
             self._release_ticket()
             connection.close()
         return self._perform_after(actions)
@@ -240,6 +267,7 @@ class Shard:
             self.session.state = State.WAITING
         if self._ticket is None:
             self._ticket = self._wiring.limiter.enqueue(self.id)
+        self._debug("waiting for an identify")
         if self._stopping.is_set() or not self._ticket.wait(self._stopping):
             return False
         with self._lock:
@@ -254,6 +282,7 @@ class Shard:
     def _open(self, connection: Connection, dial: Dial) -> list[Action] | None:
         """Dial. None when connected, else what the session makes of the failure."""
         url = dial.url
+        self._debug("dialling, to %s", "resume" if dial.resume else "identify")
         with self._lock:
             self.session.state = State.CONNECTING
         try:
@@ -294,12 +323,14 @@ class Shard:
         delay: float | None = None
         for action in actions:
             if isinstance(action, Emit):
+                self._debug_life(action)
                 self._publish([Event.create(action.type, action.data, self.id)])
             elif isinstance(action, Fail):
                 self._wiring.host.shard_failed(self.id, action.error)
                 return None
             elif isinstance(action, Redial):
                 delay = action.delay
+                self._debug("next connection in %.1f s", delay)
         return None if self._stopping.is_set() else delay
 
     # ---------------------------------------------------------------- reading
@@ -322,6 +353,8 @@ class Shard:
                 finally:
                     # Also what came before a payload that is broken: its sequence is counted as received.
                     self.events += len(batch)
+                    if hub.measured:
+                        tally(self.types, batch)
                     if not batch or self._publish(batch):
                         self.dealt = session.sequence
         except ProtocolError as error:
@@ -381,7 +414,18 @@ class Shard:
                 self.dealt = self.session.floor
         emitted = self._perform(actions)
         self._schedule()
+        if event.op == Opcode.HEARTBEAT_ACK and self.latency is not None:
+            self._debug("heartbeat acknowledged after %.0f ms", self.latency * 1000)
         return emitted
+
+    def _debug(self, text: str, *values: object) -> None:
+        """Never on the timer thread, where a slow log would delay the beats of every shard."""
+        logger.debug(f"shard %d: {text}", self.id, *values, extra={"shard": self.id})
+
+    def _debug_life(self, emit: Emit) -> None:
+        # With the session id and the token anyone could take the session over: half of that is enough to keep back.
+        details = {key: value for key, value in emit.data.items() if key != "session_id"}
+        self._debug("%s %s", emit.type.removeprefix("SHARD_").lower(), details)
 
     def _publish(self, batch: list[Event]) -> bool:
         return self._wiring.hub.publish(batch, self)
@@ -409,12 +453,15 @@ class Shard:
         emitted: list[Event] = []
         for action in actions:
             if isinstance(action, Emit):
+                self._debug_life(action)
                 emitted.append(Event.create(action.type, action.data, self.id))
             elif isinstance(action, SendHeartbeat):
                 self._send(heartbeat(action.sequence))
             elif isinstance(action, SendIdentify):
+                self._debug("identifying")
                 self._identify()
             elif isinstance(action, SendResume):
+                self._debug("resuming after %d", action.sequence)
                 self._send(resume(self._wiring.token(), action.session_id, action.sequence))
             elif isinstance(action, Disconnect):
                 self._disconnect(action)

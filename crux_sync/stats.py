@@ -1,6 +1,7 @@
 """What ``gateway.stats()`` returns: numbers as they were at one moment."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -25,6 +26,10 @@ class ShardStats(NamedTuple):
     inflated_bytes: int
     #: Its consumers are full and the socket is not read.
     blocked: bool
+    #: How often a connection had to be made anew, by cause: ``op 7``, ``no ack``, ``connection lost`` and others.
+    reconnects: Mapping[str, int] = MappingProxyType({})
+    #: Events by type, since ``gateway.measure`` was called; empty before.
+    types: Mapping[str, int] = MappingProxyType({})
 
 
 class SubscriptionStats(NamedTuple):
@@ -46,3 +51,9 @@ class Stats(NamedTuple):
     discarded: int
     #: The longest that the timer thread was late, seconds.
     worst_timer_delay: float
+    #: Identifies that may still be sent today; None: not known, as nothing was asked of the API.
+    identifies_left: int | None = None
+    #: Identifies that may be sent at once, each bucket once in 5 s.
+    identify_concurrency: int = 1
+    #: Events dropped by overflow policies, by the label of the consumer, those that have left included.
+    dropped: Mapping[str, int] = MappingProxyType({})

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Self
 
@@ -112,6 +113,12 @@ class Subscription:
         """Events in the queue."""
         return self.queue.qsize()
 
+    def waiting_by_shard(self) -> Counter[int]:
+        """Events in the queue, by shard id. It copies the queue: for a look now and then."""
+        with self.queue.mutex:
+            events = list(self.queue.queue)
+        return Counter(event.shard_id for event in events)
+
     @property
     def closed(self) -> bool:
         """Whether it has ended; what is queued can still be taken."""
@@ -156,6 +163,7 @@ class Subscription:
 
     @property
     def has_space(self) -> bool:
+        """Whether a shard that waits for this consumer may go on."""
         return self.overflow != "block" or self.queue.has_space
 
     def deliver(self, events: Sequence[Event]) -> int:

@@ -12,8 +12,8 @@ import ssl
 import time
 from threading import Lock
 
-#: Bytes asked of the kernel at once; a batch of some 400 compressed events.
-RECEIVE_SIZE = 64 * 1024
+#: Bytes asked of the kernel at once; a batch of some 200 compressed events.
+RECEIVE_SIZE = 32 * 1024
 
 #: Writes must not block (where the platform has no such flag, they may, for as long as the peer's window is shut).
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -65,13 +65,13 @@ class Transport:
 
     # ---------------------------------------------------------------- afterwards
 
-    def read(self) -> bytes:
+    def read(self, size: int = RECEIVE_SIZE) -> bytes:
         """What has arrived, at least one byte; empty at the end of the stream, however it ended.
 
         A reset takes nothing back: the kernel gives what came before it first, and that may be the close frame.
         """
         try:
-            return self._sock.recv(RECEIVE_SIZE)
+            return self._sock.recv(size)
         except OSError:
             return b""
 
@@ -174,12 +174,12 @@ class TLSTransport(Transport):
         self._send_outgoing()
         return len(data)
 
-    def read(self) -> bytes:
+    def read(self, size: int = RECEIVE_SIZE) -> bytes:
         parts: list[bytes] = []
         if self._incoming.pending or self._tls.pending():  # left over from the handshake
             self._decrypt(parts)
         while not parts:
-            data = super().read()
+            data = super().read(size)
             if not data:
                 return b""
             with self._tls_lock:

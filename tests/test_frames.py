@@ -77,6 +77,14 @@ def test_close_frame_is_kept_and_the_rest_ignored():
     close = frame(struct.pack("!H", 4004) + b"Authentication failed.", CLOSE)
     assert reader.feed(frame(b"before") + close + frame(b"", CLOSE)) == [b"before"]
     assert reader.close == CloseFrame(4004, "Authentication failed.")
+    assert reader.feed(frame(b"after")) == []
+
+
+@pytest.mark.parametrize("rest", [b"\xff\xff", b"\x21\x01", frame(b"x", reserved=0x40), b"\x82\x7f" + b"\xff" * 8])
+def test_nonsense_after_a_close_frame_does_not_hide_its_code(rest):
+    reader = FrameReader()
+    reader.feed(frame(struct.pack("!H", 4004), CLOSE) + rest)
+    assert reader.close == CloseFrame(4004, "")
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"", 1005), (struct.pack("!H", 1000) + b"\xff", 1000)])

@@ -380,6 +380,78 @@ def test_sessions_that_die_young_do_not_spend_the_daily_budget():
     assert identifies < 400
 
 
+#: What each connection of a day of outage does, step by step: (seconds since the last step, what happens).
+OUTAGES = {
+    "DNS, refused, TLS, HTTP 429 or 5xx on upgrade": [(1, "dial fails")],
+    "connects, then no Hello": [(25, "tick")],
+    "connects, then a reset": [(1, "lost")],
+    "Hello, then no READY": [(1, "hello"), (65, "tick")],
+    "Hello, then a reset": [(1, "hello"), (1, "lost")],
+    "op 7 for every Hello": [(1, "hello"), (1, "op 7")],
+    "op 9 true for every Hello": [(1, "hello"), (1, "op 9 true")],
+    "op 9 false for every Hello": [(1, "hello"), (1, "op 9 false")],
+    "READY, then no ack": [(1, "hello"), (1, "ready"), (41, "tick"), (41, "tick")],
+    "READY, then the session ends": [(1, "hello"), (1, "ready"), (10, "4009")],
+    "READY, then a reset; the resume is refused": [(1, "hello"), (1, "ready or op 9 false"), (5, "lost")],
+    "READY, then closed with 1000 again and again": [(1, "hello"), (1, "ready or silence"), (2, "1000")],
+    "every second dial fails": [(1, "dial fails every second time"), (1, "hello"), (1, "op 9 false")],
+    "a cloud of dead resume urls": [(1, "dial fails for resumes"), (1, "hello"), (1, "ready"), (2, "lost")],
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_day_of_each_outage_leaves_most_of_the_budget(outage, stored):
+    session, now, dials, identifies = new_session(), 0.0, 0, 0
+    if stored:
+        session.restore(StoredSession("xyz", "wss://resume.test", 40, "9"))
+    while now < 86_400:
+        actions, dials, dial = [], dials + 1, session.next_dial()
+        for seconds, step in OUTAGES[outage]:
+            now += seconds
+            if step.startswith("dial fails") and fails(step, dials, dial):
+                actions = session.dial_failed("refused", resume_url=dial.url is not None, now=now)
+                break
+            if session.link is None:
+                session.opened(now)
+            actions += perform(session, step, now)
+        if session.link is not None:
+            actions += session.lost(None, "", now)
+        identifies += SendIdentify in kinds(actions)
+        now += redial(actions).delay
+    assert identifies < 400  # of a thousand
+    assert dials < 20_000
+
+
+def fails(step: str, dials: int, dial: Dial) -> bool:
+    return {
+        "dial fails": True,
+        "dial fails every second time": dials % 2 == 0,
+        "dial fails for resumes": dial.resume,
+    }[step]
+
+
+def perform(session: Session, step: str, now: float) -> list:
+    resuming = session.state == "resuming"
+    if step == "hello":
+        return session.receive(HELLO, {"heartbeat_interval": INTERVAL * 1000}, now)
+    if step == "tick":
+        return session.tick(now)
+    if step == "op 7":
+        return session.receive(RECONNECT, None, now)
+    if step.endswith("op 9 false") and (resuming or step == "op 9 false"):
+        return session.receive(INVALID, False, now)
+    if step == "op 9 true":
+        return session.receive(INVALID, True, now)
+    if step.startswith("ready") and not resuming:
+        return session.receive(0, READY, now, "READY", 1)
+    if step == "lost":
+        return session.lost(None, "", now)
+    if step.isdigit():
+        return session.lost(int(step), "", now)
+    return []
+
+
 @pytest.mark.parametrize("answer", ["op 9", "silence", "lost"])
 def test_a_day_of_unanswered_identifies(answer):
     session, now, identifies = new_session(), 0.0, 0
@@ -417,6 +489,14 @@ def test_nothing_is_said_after_leaving(op):
     session.receive(RECONNECT, None, 1.0)
     assert session.receive(op, READY, 2.0, "READY", 1) == []
     assert session.tick(500.0) == []
+
+
+@pytest.mark.parametrize("name", ["READY", "RESUMED"])
+def test_a_session_before_hello_is_left(name):
+    session = new_session()
+    session.opened(0.0)
+    assert kinds(session.receive(0, READY, 1.0, name, 1)) == [Disconnect]  # no heartbeat would ever find it dead
+    assert session.session_id is None
 
 
 def test_a_second_hello_changes_nothing():

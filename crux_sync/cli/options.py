@@ -37,6 +37,13 @@ def event_names(text: str) -> list[str]:
     return [name.strip().upper() for name in text.split(",") if name.strip()]
 
 
+def snowflake(text: str) -> int:
+    """An id of Discord's."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id: ids are numbers")
+    return int(text)
+
+
 def positive(text: str) -> float:
     value = float(text)
     if not value > 0:

@@ -5,6 +5,7 @@ import sys
 import threading
 
 from ..signals import Interrupted, closing_signals
+from .authority import announced_authority
 from .options import Commands, count, positive
 
 
@@ -39,23 +40,14 @@ def run(options: argparse.Namespace) -> int:
     with closing_signals(), discord:
         try:
             print(discord.api_url, flush=True)
-            if options.tls:
-                print_authority(discord.authority_pem)
-            note = "" if options.host.startswith("127.") else "; it is reachable from other machines"
-            print(f"token: test, gateway: {discord.url}{note}", file=sys.stderr, flush=True)
-            if options.rate:
-                discord.traffic(options.rate)
-            threading.Event().wait(options.seconds)
+            with announced_authority(discord):
+                note = "" if options.host.startswith("127.") else "; it is reachable from other machines"
+                print(f"token: test, gateway: {discord.url}{note}", file=sys.stderr, flush=True)
+                if options.rate:
+                    discord.traffic(options.rate)
+                threading.Event().wait(options.seconds)
         except Interrupted:
             pass
     for rule in discord.violations:
         print(f"rule broken: {rule}", file=sys.stderr)
     return 0
-
-
-def print_authority(pem: bytes) -> None:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(prefix="crux-sync-", suffix=".pem", delete=False) as file:
-        file.write(pem)
-    print(file.name, flush=True)

@@ -16,7 +16,8 @@ except ImportError as error:  # pragma: no cover
 from .channels import RestRequest
 from .core import Settings
 from .facade import Simulator
+from .replay import Replay
 from .sessions import ServerSession
 from .traffic import DEFAULT_MIX, Traffic
 
-__all__ = ["DEFAULT_MIX", "RestRequest", "ServerSession", "Settings", "Simulator", "Traffic"]
+__all__ = ["DEFAULT_MIX", "Replay", "RestRequest", "ServerSession", "Settings", "Simulator", "Traffic"]

@@ -125,7 +125,9 @@ class Core:
     def __init__(self, settings: Settings, resume_url: Callable[[], str]) -> None:
         self.settings = settings
         self.resume_url = resume_url
-        self.world = World(settings.seed, settings.shards, settings.guilds_per_shard, settings.members)
+        self.world = World(
+            settings.seed, settings.shards, settings.guilds_per_shard, settings.members, settings.granted_intents
+        )
         self.store = SessionStore(
             settings.seed, settings.session_expiry, settings.log_count, settings.log_age, settings.trim_by_heartbeats
         )
@@ -218,7 +220,8 @@ class Core:
         return [Close(peer, code, reason)]
 
     def tick(self, now: float) -> list[Output]:
-        """Close who has not sent a heartbeat for too long (17.7)."""
+        """Close who has not sent a heartbeat for too long (17.7), and drop expired sessions."""
+        self.store.expire(now)
         limit = self.settings.heartbeat_interval * self.settings.heartbeat_tolerance
         late = [peer for peer in self.peers if now - peer.last_beat > limit]
         outputs: list[Output] = []
@@ -356,14 +359,17 @@ class Core:
         self.store.trim(session, now)
         return Send(session.peer, payload)
 
-    def dispatch(self, name: str, data: Any, now: float, encoded: bytes | None = None) -> list[Output]:
+    def dispatch(
+        self, name: str, data: Any, now: float, encoded: bytes | None = None, recorded: tuple[int, int] | None = None
+    ) -> list[Output]:
         """An event happened: number it for every session it concerns, and send it to those that are attached.
 
-        ``encoded``: the JSON of ``data``, where it is at hand.
+        ``encoded``: the JSON of ``data``, where it is at hand. ``recorded``: shard id and count it was recorded with.
         """
         outputs: list[Output] = []
         guild_id = None if name.startswith(SHARD_ZERO) else guild_of(name, data)
-        for session in self.store.of_guild(guild_id):
+        store = self.store
+        for session in store.of_guild(guild_id) if recorded is None else store.of_recorded(guild_id, *recorded):
             if not is_wanted(session, name, guild_id):
                 continue
             if is_blanked(session, name, data):

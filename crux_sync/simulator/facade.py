@@ -1,15 +1,18 @@
 """``Simulator``: an offline Discord as one object, for demos, tests, and tests of other people's bots."""
 
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 from ..intents import EVENT_INTENTS
+from ..recording import Recording
 from .channels import RestRequest
 from .core import Core, Peer, Settings
 from .faults import Faults
 from .payloads import Maker
+from .replay import LOOK_EVERY, Replay
 from .rest import Rest
 from .server import Server
 from .sessions import ServerSession
@@ -48,7 +51,7 @@ class Simulator(Faults):
         self._server = Server(self._core, self._rest, host, port, server_context)
         self._tls = tls
         self._rest.url = self.url
-        self._traffic: list[Traffic] = []
+        self._traffic: list[Traffic | Replay] = []
         self._started = False
 
     def _make_authority(self) -> ssl.SSLContext:
@@ -189,14 +192,19 @@ class Simulator(Faults):
             return bool(self._server.changed.wait_for(predicate, timeout))
 
     def wait_ready(self, shards: int | None = None, timeout: float = 10.0) -> bool:
-        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection.
+        """Wait until ``shards`` sessions (default: as many as there are shards) are on a connection and told so.
 
-        At most ``timeout`` seconds; whether it became so.
+        READY, or RESUMED, is then on its way for good: a fault that follows does not take it back. At most ``timeout``
+        seconds; whether it became so.
         """
         wanted = self.settings.shards if shards is None else shards
-        return self.wait_for(
-            lambda: sum(session.peer is not None for session in self._core.store.alive.values()) >= wanted, timeout
-        )
+
+        def ready() -> int:
+            peers = [session.peer for session in self._core.store.alive.values()]
+            links = [self._server.link_of(peer) for peer in peers if peer is not None]
+            return sum(link is not None and link.greeted for link in links)
+
+        return self.wait_for(lambda: ready() >= wanted, timeout)
 
     # ---------------------------------------------------------------- events
 
@@ -235,6 +243,37 @@ class Simulator(Faults):
         traffic = Traffic(self._core.world, rate, mix or DEFAULT_MIX, self._dispatch)
         self._traffic.append(traffic)
         return traffic
+
+    def replay(self, path: str | os.PathLike[str], speed: float = 1.0, *, shards: int | None = None) -> Replay:
+        """Play a recording of ``crux-sync listen --record``: ``speed`` times as fast as it was, 0: without a pause.
+
+        It begins once ``shards`` sessions (default: as many as there are shards) are on a connection. Called before
+        the first client has identified, it also lends the simulator the recording's shard count, account and guilds,
+        so that READY says what it said then. A client gets what its intents include; RESUMED is left to the
+        simulator. Raises RecordingError, OSError.
+        """
+        if speed < 0:
+            raise ValueError(f"speed={speed!r} must be 0 (without a pause) or more")
+        recording = Recording(path)
+        with self._server.changed:
+            if not self._core.store.history:
+                self.settings.shards = recording.shard_count
+                if recording.ready:
+                    self._core.world.adopt(recording.ready)
+        wanted = self.settings.shards if shards is None else shards
+
+        replay = Replay(
+            recording, speed, lambda: self.wait_ready(wanted, LOOK_EVERY), self._server.has_room, self._dispatch
+        )
+        self._traffic.append(replay)
+        return replay
+
+    def hang_up(self, code: int = 1001, timeout: float = 10.0) -> bool:
+        """Close every connection once what waits on it is written; whether all were gone in time."""
+        with self._server.changed:
+            for peer in list(self._core.peers):
+                self._server.perform(self._core.close(peer, code, "", time.monotonic()))
+        return self.wait_for(self._server.idle, timeout)
 
     def add_guild(self, members: int = 12, guild_id: int | None = None) -> Guild:
         """One more guild, which sessions get as GUILD_CREATE. A large one costs nothing until it is asked for."""

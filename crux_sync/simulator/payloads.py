@@ -9,25 +9,12 @@ from .world import Guild, World
 
 WHEN = "2026-11-24T12:00:00.000000+00:00"
 
-WORDS = [
-    "the",
-    "a",
-    "bot",
-    "guild",
-    "shard",
-    "event",
-    "gateway",
-    "queue",
-    "thread",
-    "reply",
-    "message",
-    "server",
-    "channel",
-    "role",
-    "user",
-    "please",
-    "thanks",
-]
+WORDS = """
+    the a bot guild shard event gateway queue thread reply message server channel role user please thanks and or not
+    you they it is was will can could should when where why how many more less first last next again never always play
+    game song music video stream voice chat room board team match level score round lost won draw start stop open close
+    read write send wait look find keep good bad old new small large fast slow early late today tomorrow monday we
+""".split()  # noqa: SIM905 - a list would take a line for each
 
 
 class Maker:
@@ -91,23 +78,56 @@ class Maker:
     def presence(self, guild: Guild) -> dict[str, Any]:
         number = self.number(guild)
         status = self.random.choice(("online", "idle", "dnd", "offline"))
-        game = {
-            "id": f"{self.random.getrandbits(60):015x}",
-            "name": self.random.choice(("Chess", "Go", "Factory Game")),
-            "type": 0,
-            "created_at": 1_780_000_000_000 + self.random.randrange(10**9),
-            "timestamps": {"start": 1_780_000_000_000},
-            "application_id": self.id(),
-            "details": self.text(),
-            "state": self.text(),
-            "assets": {"large_image": self.id(), "large_text": self.text()},
-        }
-        activities = [] if status == "offline" else [game]
+        activities = [] if status == "offline" else [make(self) for make in self.random.choice(ACTIVITIES)]
         return guild.presence(number) | {
             "status": status,
             "activities": activities,
             "client_status": {} if status == "offline" else {"desktop": status},
         }
+
+    def game(self) -> dict[str, Any]:
+        return {
+            "id": f"{self.random.getrandbits(60):015x}",
+            "name": self.random.choice(("Chess", "Go", "Factory Game")),
+            "type": 0,
+            "created_at": self.milliseconds(),
+            "timestamps": {"start": self.milliseconds()},
+            "application_id": self.id(),
+            "details": self.text(),
+            "state": self.text(),
+            "assets": {"large_image": self.id(), "large_text": self.text()},
+        }
+
+    def song(self) -> dict[str, Any]:
+        """What a linked music service shows."""
+        start = self.milliseconds()
+        return {
+            "id": "spotify:1",
+            "name": "Spotify",
+            "type": 2,
+            "created_at": start,
+            "timestamps": {"start": start, "end": start + self.random.randrange(60_000, 400_000)},
+            "details": self.text(),
+            "state": self.text(),
+            "session_id": f"{self.random.getrandbits(128):032x}",
+            "sync_id": f"{self.random.getrandbits(88):022x}",
+            "party": {"id": f"spotify:{self.id()}"},
+            "assets": {"large_image": f"spotify:{self.random.getrandbits(160):040x}", "large_text": self.text()},
+            "flags": 48,
+        }
+
+    def custom_status(self) -> dict[str, Any]:
+        return {
+            "id": "custom",
+            "name": "Custom Status",
+            "type": 4,
+            "created_at": self.milliseconds(),
+            "state": self.text(),
+            "emoji": {"name": "x", "id": self.id(), "animated": False},
+        }
+
+    def milliseconds(self) -> int:
+        return 1_780_000_000_000 + self.random.randrange(10**10)
 
     def typing(self, guild: Guild) -> dict[str, Any]:
         number = self.number(guild)
@@ -132,6 +152,15 @@ class Maker:
             if name.startswith(prefix):
                 base |= extra(self, guild)
         return base
+
+
+#: What members are doing, each combination as likely as the next.
+ACTIVITIES: tuple[tuple[Callable[[Maker], dict[str, Any]], ...], ...] = (
+    (Maker.game,),
+    (Maker.song,),
+    (Maker.custom_status, Maker.game),
+    (Maker.custom_status, Maker.song),
+)
 
 
 def channel(maker: Maker, guild: Guild) -> dict[str, Any]:

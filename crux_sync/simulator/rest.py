@@ -37,7 +37,7 @@ class Rest:
         if method == "POST":
             return self._post(path, headers, body)
         if path not in ("/api/v10/gateway", "/api/v10/gateway/bot", "/api/v9/gateway", "/api/v9/gateway/bot"):
-            return self._api_answer(method, path)
+            return self._api_answer(path, headers)
         if self.script:
             return self.script.popleft()
         if method != "GET":
@@ -94,23 +94,32 @@ class Rest:
                 return as_json(405, {"message": "405: Method Not Allowed", "code": 0})
         return as_json(404, {"message": "404: Not Found", "code": 0})
 
-    def _api_answer(self, method: str, path: str) -> Answer:
-        """The little more that libraries ask for when they log in."""
-        bot = self.core.world.bot
+    def _api_answer(self, path: str, headers: dict[str, str]) -> Answer:
+        """Who the bot is: what libraries ask for when they log in, and ``crux-sync info``."""
+        if not path.endswith(("/users/@me", "/applications/@me")):  # with and without oauth2/
+            return as_json(404, {"message": "404: Not Found", "code": 0})
+        if not self._authorized(headers):
+            return as_json(401, {"message": "401: Unauthorized", "code": 0})
+        world = self.core.world
         if path.endswith("/users/@me"):
-            return as_json(200, bot)
-        if path.endswith(("/oauth2/applications/@me", "/applications/@me")):
-            application = {"id": bot["id"], "name": "crux", "icon": None, "description": "", "bot_public": True}
-            flags = self.core.world.application_flags
-            extra = {
-                "bot_require_code_grant": False,
-                "verify_key": "0" * 64,
-                "owner": bot,
-                "team": None,
-                "flags": flags,
-            }
-            return as_json(200, application | extra)
-        return as_json(404, {"message": "404: Not Found", "code": 0})
+            return as_json(200, world.bot)
+        return as_json(200, self._application())
+
+    def _application(self) -> dict[str, object]:
+        world = self.core.world
+        return {
+            "id": world.application_id,
+            "name": world.bot.get("username"),
+            "icon": None,
+            "description": "",
+            "bot_public": True,
+            "bot_require_code_grant": False,
+            "verify_key": "0" * 64,
+            "owner": world.bot,
+            "team": None,
+            "flags": world.application_flags,
+            "approximate_guild_count": len(world.guilds) or len(world.recorded_guilds),
+        }
 
 
 def as_json(status: int, body: object, **headers: str) -> Answer:

@@ -46,6 +46,9 @@ CLOSE_DEADLINE = 2.0
 #: Payloads that one write takes together.
 TOGETHER = 256
 
+#: Payloads that wait for one client; a replay without pauses goes on when there are fewer.
+FULL = 4096
+
 #: A request body that is longer is no bot's message, bytes.
 LONGEST_BODY = 1024 * 1024
 
@@ -74,6 +77,8 @@ class Link:
         self.outbox: deque[Send | Close | bytes] = deque()
         self.ready = threading.Condition()
         self.closing = False
+        #: READY, or RESUMED and what is replayed before it, has been given to the kernel.
+        self.greeted = False
         #: Faults.
         self.half_open = threading.Event()
         self.resetting = False
@@ -224,6 +229,8 @@ class Link:
             data, last = self._encode(items)
             if not self._push(data):
                 break
+            if not self.greeted and self.peer is not None and self.peer.session is not None and not self.outbox:
+                self._greeted()
             if last:
                 # The client answers our close frame, or does not; then the socket goes.
                 self.server.after(CLOSE_DEADLINE, self.transport.shutdown)
@@ -232,6 +239,11 @@ class Link:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
             self.server.after(CLOSE_DEADLINE, self.transport.shutdown)
+
+    def _greeted(self) -> None:
+        with self.server.changed:
+            self.greeted = True
+            self.server.changed.notify_all()
 
     def _encode(self, items: list[Send | Close | bytes]) -> tuple[bytes, bool]:
         """The bytes for ``items``; whether the last of them closes the connection."""
@@ -407,6 +419,14 @@ class Server:
             link = self._links.get(peer)
             if link is not None:
                 link.put(items)
+
+    def has_room(self) -> bool:
+        """Whether no client is so far behind that more for it had better wait."""
+        return all(len(link.outbox) < FULL for link in list(self._links.values()))
+
+    def idle(self) -> bool:
+        """Whether every connection is over. Call with the lock held."""
+        return not self._all_links
 
     def link_of(self, peer: Peer) -> Link | None:
         return self._links.get(peer)

@@ -40,6 +40,8 @@ class ServerSession:
     peer: "Peer | None" = field(default=None, repr=False)
     detached_at: float | None = None
     ended: bool = False
+    #: Ended because nobody resumed it in time.
+    expired: bool = False
     #: Events that were in the log and not confirmed by a heartbeat when the session ended.
     unrecoverable: int = 0
     #: The last sequence that a heartbeat or Resume of the client named.
@@ -77,7 +79,7 @@ class ServerSession:
 
 
 class SessionStore:
-    """All sessions by id. Expired ones are dropped when looked for."""
+    """All sessions by id. Expired ones are dropped when looked for, and by ``expire``."""
 
     def __init__(self, seed: int, expiry: float, log_count: int, log_age: float, trim_by_heartbeats: bool) -> None:
         self.expiry = expiry
@@ -102,10 +104,22 @@ class SessionStore:
     def find(self, session_id: object, now: float) -> ServerSession | None:
         """The session, unless it has ended or expired."""
         session = self.alive.get(session_id) if isinstance(session_id, str) else None
-        if session is not None and session.detached_at is not None and now - session.detached_at > self.expiry:
-            self.end(session)
+        if session is not None and self.is_expired(session, now):
+            self.drop_expired(session)
             return None
         return session
+
+    def expire(self, now: float) -> None:
+        """Drop the sessions that nobody came back for: they would go on filling their logs."""
+        for session in [one for one in self.alive.values() if self.is_expired(one, now)]:
+            self.drop_expired(session)
+
+    def is_expired(self, session: ServerSession, now: float) -> bool:
+        return session.detached_at is not None and now - session.detached_at > self.expiry
+
+    def drop_expired(self, session: ServerSession) -> None:
+        self.end(session)
+        session.expired = True
 
     def trim(self, session: ServerSession, now: float) -> None:
         session.trim(self.log_count, self.log_age, now, by_heartbeats=self.trim_by_heartbeats)
@@ -127,6 +141,14 @@ class SessionStore:
         found: list[ServerSession] = []
         for shard_count, shards in self._routes.items():
             found += shards.get(0 if guild_id is None else (guild_id >> 22) % shard_count, ())
+        return found
+
+    def of_recorded(self, guild_id: int | None, shard_id: int, shard_count: int) -> list[ServerSession]:
+        """As ``of_guild``; but where the shard count is that of a recording, the shard is the recorded one too."""
+        found: list[ServerSession] = []
+        for count, shards in self._routes.items():
+            by_guild = 0 if guild_id is None else (guild_id >> 22) % count
+            found += shards.get(shard_id if count == shard_count else by_guild, ())
         return found
 
     def of_shard(self, shard_id: int) -> list[ServerSession]:

@@ -7,7 +7,7 @@ import random
 from functools import cached_property
 from typing import Any
 
-from ..intents import Intents
+from ..intents import PRIVILEGED, Intents
 from .sessions import ServerSession
 
 #: Ids are times: milliseconds since 2015, shifted by 22. These lie in 2021.
@@ -201,10 +201,18 @@ class Guild:
         }
 
 
+def flags_for(granted_intents: int) -> int:
+    """The application flags that say which privileged intents are granted, as to a verified bot."""
+    flags = {Intents.GUILD_PRESENCES: 1 << 12, Intents.GUILD_MEMBERS: 1 << 14, Intents.MESSAGE_CONTENT: 1 << 18}
+    return sum(flag for intent, flag in flags.items() if granted_intents & intent)
+
+
 class World:
     """All guilds, and the bot itself."""
 
-    def __init__(self, seed: int, shards: int, guilds_per_shard: int, members: int) -> None:
+    def __init__(
+        self, seed: int, shards: int, guilds_per_shard: int, members: int, granted_intents: int = int(PRIVILEGED)
+    ) -> None:
         self.seed = seed
         self._random = random.Random(seed)
         self.user_id = str(FIRST_ID + (seed << 8) + 7)
@@ -226,7 +234,10 @@ class World:
         self.presences: dict[int, dict[str, Any]] = {}
         #: How op 4 is answered: "both", "swapped", "none", "no endpoint".
         self.voice = "both"
-        self.application_flags = (1 << 12) | (1 << 14) | (1 << 18)
+        self.application_id = self.user_id
+        self.application_flags = flags_for(granted_intents)
+        #: Guilds that READY names and a recording brings.
+        self.recorded_guilds: list[int] = []
         for number in range(shards * guilds_per_shard):
             # Consecutive times: guild n lies on shard n % shards, so that every shard has its share.
             self.add_guild(members, FIRST_ID + ((number + (-(FIRST_ID >> 22)) % shards) << 22))
@@ -247,19 +258,32 @@ class World:
         guild = self.guilds.get(int(guild_id))
         return guild if guild is not None and guild in self.guilds_of(session.shard_id, session.shard_count) else None
 
+    def adopt(self, ready: dict[int, dict[str, Any]]) -> None:
+        """Be the Discord that these READYs tell of: its account, and its guilds instead of ours."""
+        for data in ready.values():
+            user, application = data.get("user"), data.get("application")
+            if isinstance(user, dict) and "id" in user:
+                self.bot, self.user_id = user, str(user["id"])
+            if isinstance(application, dict) and "id" in application:
+                self.application_id = str(application["id"])
+                self.application_flags = application.get("flags", self.application_flags)
+        self.guilds = {}
+        self.recorded_guilds = [int(guild["id"]) for data in ready.values() for guild in data.get("guilds") or ()]
+
     def ready(self, session: ServerSession, resume_url: str, *, with_shard: bool) -> dict[str, Any]:
-        guilds = self.guilds_of(session.shard_id, session.shard_count)
+        ids = [int(guild.id) for guild in self.guilds_of(session.shard_id, session.shard_count)]
+        ids += [one for one in self.recorded_guilds if (one >> 22) % session.shard_count == session.shard_id]
         ready = {
             "v": 10,
             "user": self.bot,
-            "guilds": [{"id": guild.id, "unavailable": True} for guild in guilds],
+            "guilds": [{"id": str(guild_id), "unavailable": True} for guild_id in ids],
             "session_id": session.session_id,
             "resume_gateway_url": resume_url,
             "session_type": "normal",
             "private_channels": [],
             "relationships": [],
             "user_settings": {},
-            "application": {"id": self.user_id, "flags": self.application_flags},
+            "application": {"id": self.application_id, "flags": self.application_flags},
         }
         return ready | ({"shard": [session.shard_id, session.shard_count]} if with_shard else {})
 
