@@ -31,7 +31,10 @@ python_maximum_signature_line_length = 90
 
 # Other projects' names are not looked up over the network; every name of our own must be found.
 nitpick_ignore_regex = [
-    ("py:.*", r"(msgspec|ssl|queue|threading|collections|typing|os|pathlib|json|logging|types|deque|argparse)\..*"),
+    (
+        "py:.*",
+        r"(msgspec|ssl|queue|threading|collections|typing|os|pathlib|json|logging|types|deque|argparse|prometheus_client)\..*",
+    ),
     ("py:.*", r"(Path|PathLike|Any|Self|Callable|Iterable|Iterator|Mapping|Sequence|Hashable|Id)"),
     ("py:class", r"crux_sync\.(simulator\.core\.Peer|consumers\.F|callbacks\.F)"),
 ]

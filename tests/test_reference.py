@@ -10,6 +10,7 @@ from importlib import import_module
 import pytest
 
 import crux_sync
+import crux_sync.metrics
 import crux_sync.simulator
 
 PAGES = [path.read_text() for path in (pathlib.Path(__file__).parent.parent / "docs" / "reference").glob("*.rst")]
@@ -68,7 +69,7 @@ def text_of(name: str, one: str) -> str:
     return f"{inspect.getdoc(getattr(CLASSES[name], one)) or ''} {inspect.getdoc(CLASSES[name]) or ''}"
 
 
-@pytest.mark.parametrize("module", [crux_sync, crux_sync.simulator])
+@pytest.mark.parametrize("module", [crux_sync, crux_sync.simulator, crux_sync.metrics])
 def test_every_public_name_is_in_the_reference(module):
     shown = {name.rpartition(".")[2] for name in documented()} | {"__version__"}
     assert set(module.__all__) - shown == set()
