@@ -75,7 +75,7 @@ class Histogram:
 
 
 class GatewayCollector(Collector):
-    """What ``instrument`` returns: a prometheus_client collector over one gateway. Any thread may scrape it, or close it."""
+    """What ``instrument`` returns: a prometheus_client collector over one gateway. Any thread may use it."""
 
     def __init__(self, gateway: Gateway, registry: CollectorRegistry) -> None:
         self._gateway = gateway
