@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import socket as Socket
 from time import perf_counter
 from typing import Any
@@ -52,7 +52,13 @@ class Connection:
     One thread opens, receives and closes; any thread may send and abort.
     """
 
-    def __init__(self, compress: str | None = "zlib-stream", max_message: int = MAX_MESSAGE) -> None:
+    def __init__(
+        self,
+        compress: str | None = "zlib-stream",
+        max_message: int = MAX_MESSAGE,
+        permitted: Callable[[], bool] | None = None,
+    ) -> None:
+        self._permitted = permitted
         self._reader = FrameReader(max_message)
         self._inflater = create_inflater(compress, max_message)
         self._transport: Transport | None = None
@@ -191,6 +197,9 @@ class Connection:
     def _send_frame(self, payload: bytes, opcode: int, *, wait: bool = True) -> bool:
         transport = self._transport
         if transport is None:
+            return False
+        if self._permitted is not None and not self._permitted():
+            self.abort()  # somebody else may be speaking for this shard by now
             return False
         frame = websocket.ABNF(1, 0, 0, 0, opcode, 1, payload)
         return transport.write(frame.format(), wait=wait)

@@ -5,22 +5,21 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from threading import Condition
-from typing import Any, TypeVar, overload
+from typing import Any
 
-from .callbacks import Callback, ErrorHandler, Registry, Workers, check_callable, check_names, create_decoder
+from .callbacks import Registry, Workers, check_callable, check_names, create_decoder
 from .collecting import Mailbox
 from .dispatch import Hub, create_dispatcher
 from .errors import ConfigurationError, CruxError, CruxWarning, GatewayClosed
 from .events import Event
 from .intents import advice_for_event
 from .options import Options, check_overflow, whole_number
+from .registering import Registering
 from .subscription import Subscription
 from .waiting import Waiter
 
-F = TypeVar("F", bound=Callable[..., object])
 
-
-class Consumers:
+class Consumers(Registering):
     """What receives events. ``Gateway`` adds what brings them."""
 
     def __init__(self, options: Options) -> None:
@@ -31,7 +30,7 @@ class Consumers:
         self._phase = "new"
         self._failure: BaseException | None = None
         self._process = os.getpid()
-        self._registry = Registry(self._callbacks_changed)
+        super().__init__(Registry(self._callbacks_changed))
         self._hub = Hub(create_dispatcher(options.dispatcher), self._registry.report)
         self._workers: Workers | None = None
         self._callbacks: Subscription | None = None
@@ -41,63 +40,6 @@ class Consumers:
         self._waiters: set[Waiter | Mailbox] = set()
 
     # ---------------------------------------------------------------- callbacks
-
-    def on(self, *names: str, type: Any = None) -> Callable[[F], F]:
-        """Decorate a function to be called with each event of these names; without names, with every event.
-
-        ``type``: a msgspec Struct, dataclass or TypedDict to decode ``event.data`` into; a payload that does not fit
-        goes to ``on_error``. The function is returned unchanged. Callbacks run on worker threads, never on a shard's.
-        Raises ConfigurationError (a coroutine function, no event name); warns of names and intents that look wrong.
-        """
-        return self._register(names, type, once=False)
-
-    def once(self, *names: str, type: Any = None) -> Callable[[F], F]:
-        """As ``on``, for the first such event only. Raises ConfigurationError."""
-        return self._register(names, type, once=True)
-
-    def _register(self, names: tuple[str, ...], type: Any, *, once: bool) -> Callable[[F], F]:
-        wanted = check_names(names)
-        self._warn_of_names(wanted or ())
-
-        def decorate(function: F) -> F:
-            self._registry.add(Callback(function, wanted, type, once))
-            return function
-
-        return decorate
-
-    def add_callbacks(self, group: Any) -> None:
-        """Register the methods of ``group`` that ``crux_sync.listens`` marked: callbacks grouped in a class.
-
-        Any thread. Raises ConfigurationError when there is none.
-        """
-        found = 0
-        for attribute in dir(group):
-            for names, type, once in getattr(getattr(group, attribute), "__crux_sync__", ()):
-                self._register(names, type, once=once)(getattr(group, attribute))
-                found += 1
-        if not found:
-            raise ConfigurationError(f"{group!r} has no method marked with crux_sync.listens(...)")
-
-    def remove(self, function: Callable[..., object]) -> bool:
-        """Stop calling ``function``; whether it was registered. A call that is under way goes on. Any thread."""
-        return self._registry.remove(function)
-
-    @overload
-    def on_error(self, function: F) -> F: ...
-    @overload
-    def on_error(self) -> Callable[[F], F]: ...
-    def on_error(self, function: Any = None) -> Any:
-        """Decorate ``(error, event, callback)`` to be told what callbacks, selectors and hashes raise.
-
-        ``event`` is None where none was at hand. The function runs on the thread that met the error. Without one,
-        errors are logged with their traceback. Raises ConfigurationError for what cannot be called.
-        """
-        if function is None:
-            return self.on_error
-        check_callable(function)
-        handler: ErrorHandler = function
-        self._registry.error_handlers = (*self._registry.error_handlers, handler)
-        return function
 
     def poll(self, max_events: int | None = None) -> int:
         """With ``workers=0``: call the callbacks for what waits, in this thread, never blocking; how many events.

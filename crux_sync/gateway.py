@@ -49,6 +49,8 @@ class Gateway(Commander):
       ``"drop_oldest"``, ``"drop_newest"``.
     - ``session_store``: a path, or a SessionStore: sessions survive restarts; None: they live as long as the gateway.
     - ``identify_limiter``: None: identifies of this process alone are spaced.
+    - ``permitted``: called before anything is written to Discord, on any thread, and must be quick; False cuts the
+      connection. For shards that may be taken over by another process. None: always.
     - ``api_url``, ``ssl_context``, ``proxy``: where and how to connect.
     - ``wait_for_session_starts``: instead of raising SessionStartLimitReached, wait until identifies are granted.
 
@@ -120,6 +122,7 @@ class Gateway(Commander):
             compress=options.compress,
             ssl_context=options.ssl_context,
             proxy=options.proxy,
+            permitted=options.permitted,
         )
         self._start_workers(options)
         self._heartbeater.start()

@@ -43,6 +43,7 @@ class Options:
     ssl_context: ssl.SSLContext | None = None
     proxy: str | None = field(default=None, repr=False)
     wait_for_session_starts: bool = False
+    permitted: Callable[[], bool] | None = None
 
     def override(self, values: dict[str, Any]) -> "Options":
         """These options with ``values`` instead, checked again. Raises ConfigurationError."""
@@ -182,6 +183,12 @@ def check_dispatcher(value: Any) -> Any:
     return value
 
 
+def check_permitted(value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"permitted={value!r} must be a function without arguments, or None")
+    return value
+
+
 def check_presence(value: Any) -> Any:
     return value if value is None or callable(value) else Presence.of(value)
 
@@ -229,6 +236,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "shard_count": check_shard_count,
     "shards": check_shards,
     "dispatcher": check_dispatcher,
+    "permitted": check_permitted,
     "presence": check_presence,
     "compress": check_compress,
     "large_threshold": whole_number("large_threshold", 50, 250),

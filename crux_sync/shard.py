@@ -237,7 +237,7 @@ class Shard:
         dial = self.session.next_dial()
         if not dial.resume and not self._wait_for_permit():
             return None
-        connection = Connection(self._wiring.compress)
+        connection = Connection(self._wiring.compress, permitted=self._wiring.permitted)
         self._connection = connection
         received, inflated, _ = self._bytes
         self._bytes = (received, inflated, connection)

@@ -43,3 +43,5 @@ class Wiring:
     compress: str | None
     ssl_context: Any
     proxy: str | None
+    #: Asked before anything is written; False cuts the connection. None: always permitted.
+    permitted: Callable[[], bool] | None = None

@@ -1,1 +1,12 @@
-"""Past one machine: gateways share identifies, sessions and shards over Redis; events go to streams, and to workers."""
+"""Past one machine: gateways share identifies, sessions and shards over Redis; events go to streams, and to workers.
+
+``ClusterGateway`` runs some of a bot's shards under leases and publishes what they receive; ``Worker`` handles it. Any
+number of each, on any machines. Needs the extra ``redis``.
+"""
+
+from .limiter import RedisIdentifyLimiter
+from .node import ClusterGateway
+from .store import RedisSessionStore
+from .worker import Poison, Worker
+
+__all__ = ["ClusterGateway", "Poison", "RedisIdentifyLimiter", "RedisSessionStore", "Worker"]

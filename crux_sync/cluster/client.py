@@ -43,7 +43,7 @@ PASSING = (
 )
 
 
-def connect(url: str) -> "redis.Redis[bytes]":
+def connect(url: str) -> Any:
     """A client for ``redis://``, ``rediss://`` or ``unix://``. Nothing is sent yet. Raises ConfigurationError."""
     try:
         return redis.Redis.from_url(

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: How long a lease lasts without being renewed, seconds, and by how much earlier its holder stops.
-DURATION = 12.0
-MARGIN = 4.0
+#: How long a lease lasts without being renewed, seconds, and by how much earlier its holder stops: long enough for half
+#: a minute without Redis, short enough for another process to come while Discord still has everything to replay.
+DURATION = 45.0
+MARGIN = 5.0
 
 #: KEYS: lease, counter of tokens. ARGV: owner, milliseconds. The token, or 0: somebody else has it.
 ACQUIRE = """
