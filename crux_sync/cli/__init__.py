@@ -1,7 +1,7 @@
-"""``crux-sync``: demo, listen, replay, info, simulate.
+"""``crux-sync``: demo, listen, replay, info, simulate, cluster.
 
-Exit status: 0 done (listen, replay and simulate also after Ctrl-C or SIGTERM); 1 something failed, told in one line;
-2 wrong usage; 3 the token was refused or an intent is not granted; 130 Ctrl-C in demo or info.
+Exit status: 0 done (listen, replay, simulate and cluster also after Ctrl-C or SIGTERM); 1 something failed, told in one
+line; 2 wrong usage; 3 the token was refused or an intent is not granted; 130 Ctrl-C in demo or info.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import AuthenticationFailed, CruxError, DisallowedIntents
 from ..version import __version__
-from . import demo, info, listen, replay, simulate
+from . import cluster, demo, info, listen, replay, simulate
 
 #: What to do about an error, beyond what its message says.
 HINTS: dict[type[BaseException], str] = {
@@ -28,7 +28,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"crux-sync {__version__}")
     add_debug(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, listen, replay, info, simulate):
+    for command in (demo, listen, replay, info, simulate, cluster):
         command.add_parser(commands)
     for command_parser in commands.choices.values():
         add_debug(command_parser, default=argparse.SUPPRESS)  # before the command or after it

@@ -171,11 +171,14 @@ def test_poison_is_set_aside_after_three_tries_and_the_rest_goes_on(put, shared_
     poison.close()
 
 
-def test_a_stopped_worker_takes_and_acknowledges_nothing_when_it_goes_on(workers, put, shared_server, name):
+def test_a_stopped_worker_takes_and_acknowledges_nothing_when_it_goes_on(
+    workers, put, shared_server, name, client, keys
+):
     first = process(shared_server.url, name)
     try:
         put(1, number=0)
         assert first.stdout.readline() == "0\n"
+        until(lambda: unread(client, keys) == 0)
         os.kill(first.pid, signal.SIGSTOP)
         second, seen = workers(), []
         second.on("TYPING_START")(lambda event: seen.append(event.data["number"]))
