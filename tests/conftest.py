@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
+from redis_server import client, keys, server, shared_server  # noqa: F401 - fixtures
 
 from crux_sync import Gateway, Intents
 
@@ -16,7 +17,7 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-OURS = ("crux-shard", "crux-heartbeat", "crux-worker", "crux-keeper", "crux-sim")
+OURS = ("crux-shard", "crux-heartbeat", "crux-worker", "crux-keeper", "crux-sim", "crux-cluster", "crux-publisher")
 
 
 def our_threads() -> list[str]:

@@ -20,7 +20,7 @@ ASK_EVERY = 0.5
 ASK = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZADD', KEYS[1], 'NX', now, ARGV[1])
+redis.call('ZADD', KEYS[1], 'NX', t[1] * 1000000 + t[2], ARGV[1])  -- two may come in one millisecond
 redis.call('HSET', KEYS[2], ARGV[1], now)
 local first
 while true do

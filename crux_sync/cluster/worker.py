@@ -14,7 +14,7 @@ from ..callbacks import Registry
 from ..events import Event
 from ..registering import Registering
 from ..signals import Interrupted, closing_signals
-from .client import PASSING, RedisError, ResponseError, connect
+from .client import PASSING, SOCKET_TIMEOUT, RedisError, ResponseError, connect
 from .config import agreed
 from .keys import GROUP, Keys
 from .leases import Lease, share
@@ -174,6 +174,8 @@ class Worker(Registering):
                 self._look()
             except PASSING as error:
                 logger.debug("looking after leases: %s", error)
+            except Exception:  # leases run out by themselves; the next look may do better
+                logger.exception("looking after leases")
             self._looked = time.monotonic()
 
     def _look(self) -> None:
@@ -220,8 +222,8 @@ class Worker(Registering):
 
     def _give_back(self, number: int) -> None:
         """Unless its events are being handled; then the next time."""
-        one = self._partitions[number]
-        if one.busy.acquire(timeout=LOOK_EVERY):
+        one = self._partitions.get(number)
+        if one is not None and one.busy.acquire(timeout=LOOK_EVERY):
             try:
                 one.lease.release()
                 self._drop(one)
@@ -248,6 +250,8 @@ class Worker(Registering):
             logger.exception("the worker's thread ended")
             self._failure = error
         finally:
+            self._stopping.set()
+            self._beats.join(2 * SOCKET_TIMEOUT)  # it uses what is given back now
             self._leave()
             self._stopped.set()
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_gateway import until
+from cluster_tools import until
 
 from crux_sync.cli import main
 from crux_sync.cluster.config import agree

@@ -10,7 +10,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from test_gateway import GUILD, PARTITIONS, until
+from cluster_tools import GUILD, PARTITIONS, until
 
 from crux_sync import Intents
 from crux_sync.cluster import ClusterGateway, Poison, Worker

@@ -1,4 +1,4 @@
-"""A redis-server process of a test's own, on loopback."""
+"""A real Redis for tests: a process on loopback, with an append-only file; each test has keys of its own."""
 
 import pathlib
 import shutil
@@ -7,9 +7,9 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
 
 import pytest
-import redis
 
 
 def redis_server() -> str:
@@ -34,6 +34,8 @@ class Server:
         command = [redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         command += ["--save", "", "--appendfsync", "always", "--loglevel", "warning", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        import redis
+
         with redis.Redis.from_url(self.url) as client:
             deadline = time.monotonic() + 10
             while True:
@@ -59,3 +61,38 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory):
+    pytest.importorskip("redis")
+    server = Server(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """One of a test's own, to be killed and paused."""
+    pytest.importorskip("redis")
+    server = Server(tmp_path, "--appendonly", "yes")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(shared_server):
+    from crux_sync.cluster.client import connect
+
+    with connect(shared_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(shared_server):
+    """Keys that no other test uses."""
+    from crux_sync.cluster.keys import Keys
+
+    return Keys(f"test-{uuid.uuid4().hex[:12]}")

@@ -1,9 +1,9 @@
 """Gateways of a cluster against the simulator and a real Redis."""
 
 import threading
-import time
 
 import pytest
+from cluster_tools import GUILD, PARTITIONS, until
 from redis_server import Server
 
 from crux_sync import ConfigurationError, CruxWarning, Intents
@@ -11,16 +11,6 @@ from crux_sync.cluster.client import connect
 from crux_sync.cluster.keys import partition_of
 from crux_sync.cluster.node import ClusterGateway
 from crux_sync.simulator import Simulator
-
-PARTITIONS = 4
-GUILD = "41771983423143937"
-
-
-def until(condition, timeout: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        threading.Event().wait(0.02)
 
 
 class Cluster:
