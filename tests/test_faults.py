@@ -267,7 +267,7 @@ def test_envelopes_of_the_wrong_shape_cost_a_connection_and_no_event(discord, qu
 
 @matrix
 def test_a_bomb_ends_the_connection_not_the_process(discord, quick, log, monkeypatch):
-    monkeypatch.setattr("crux_sync.connection.Connection.__init__.__defaults__", ("zlib-stream", 1_000_000))
+    monkeypatch.setattr("crux_sync.connection.Connection.__init__.__defaults__", ("zlib-stream", 1_000_000, None))
     gateway = quick()
     watch(gateway, log)
     discord.large_message(0, 5_000_000)
