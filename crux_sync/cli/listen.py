@@ -154,4 +154,4 @@ def tell(life: Subscription, view: View) -> None:
             if event.type == "SHARD_FAILED" or (view.drawing and event.type != "SHARD_DISCONNECTED"):
                 continue
             details = ", ".join(f"{key} {value}" for key, value in event.data.items())
-            say(f"shard {event.shard_id}: {(event.type or '').removeprefix('SHARD_').lower()} ({details})")
+            view.say(f"shard {event.shard_id}: {(event.type or '').removeprefix('SHARD_').lower()} ({details})")

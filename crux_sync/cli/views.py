@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
@@ -36,6 +37,8 @@ class View:
         self._gateway = gateway
         self._startup = Startup(gateway)
         self._stack = ExitStack()
+        # What another thread says while a bar goes away would draw the bar again, for good.
+        self._saying = threading.Lock()
         self._live: Any = None
         self._status = options.status
         console = terminal_console()
@@ -99,7 +102,17 @@ class View:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._stop_drawing()
+
+    def say(self, text: str) -> None:
+        """Tell of shards, above what is drawn. From any thread."""
+        with self._saying:
+            say(text)
+
+    def _stop_drawing(self) -> None:
+        with self._saying:
+            self._stack.close()
+            self._live = None
 
     @property
     def drawing(self) -> bool:
@@ -112,8 +125,7 @@ class View:
             return
         ready, total, _ = self._startup.look()
         if ready == total:
-            self._live = None
-            self._stack.close()
+            self._stop_drawing()
 
 
 def terminal_console() -> Any:
