@@ -137,7 +137,7 @@ def show_poison(options: argparse.Namespace) -> int:
             if number is not None and not action(number):
                 raise ConfigurationError(f"there is no poison event {number!r}")
         if options.retry is None and options.drop is None:
-            for number, tries, event in poison.list():
+            for number, tries, _, event in poison.list():
                 print(f"{number}  {event.type}  shard {event.shard_id}  tried {tries} times  {event.size} bytes")
     finally:
         poison.close()

@@ -6,7 +6,17 @@ number of each, on any machines. Needs the extra ``redis``.
 
 from .limiter import RedisIdentifyLimiter
 from .node import ClusterGateway
+from .partitions import ClusterEvent
+from .poison import Poison, Poisoned
 from .store import RedisSessionStore
-from .worker import Poison, Worker
+from .worker import Worker
 
-__all__ = ["ClusterGateway", "Poison", "RedisIdentifyLimiter", "RedisSessionStore", "Worker"]
+__all__ = [
+    "ClusterEvent",
+    "ClusterGateway",
+    "Poison",
+    "Poisoned",
+    "RedisIdentifyLimiter",
+    "RedisSessionStore",
+    "Worker",
+]

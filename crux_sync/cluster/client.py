@@ -7,10 +7,11 @@ import logging
 import random
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..errors import ConfigurationError, CruxWarning
+from ..errors import ConfigurationError, CruxWarning, GatewayClosed
 
 try:
     import redis
@@ -83,3 +84,35 @@ def patient(work: Callable[[], Result], stopping: threading.Event) -> Result | N
             stopping.wait(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, BACKOFF_CAP)
     return None
+
+
+class Lent:
+    """A client that several threads borrow. It is closed when the last of them is done: used later, it would open a
+    connection that nobody closes."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._condition = threading.Condition()
+        self._borrowers = 0
+        self._closed = False
+
+    @contextmanager
+    def borrow(self) -> Iterator[Any]:
+        """The client, for one command. Raises GatewayClosed."""
+        with self._condition:
+            if self._closed:
+                raise GatewayClosed("the worker is closed")
+            self._borrowers += 1
+        try:
+            yield self._client
+        finally:
+            with self._condition:
+                self._borrowers -= 1
+                self._condition.notify_all()
+
+    def close(self, timeout: float) -> None:
+        """Lend it no more, and close it; who has it may finish, for ``timeout`` seconds."""
+        with self._condition:
+            self._closed = True
+            self._condition.wait_for(lambda: not self._borrowers, timeout)
+        self._client.close()

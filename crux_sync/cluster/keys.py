@@ -55,6 +55,14 @@ class Keys:
         """The stream of a partition."""
         return f"{self.prefix}events:{number}"
 
+    def commands(self, shard_id: int) -> str:
+        """The stream of commands for a shard, read by whoever has its lease."""
+        return f"{self.prefix}commands:{shard_id}"
+
+    def reply(self, name: str) -> str:
+        """The stream of the answers to one command."""
+        return f"{self.prefix}reply:{name}"
+
     def waiting(self, bucket: int) -> str:
         """Sorted set: who waits to identify in a bucket, in order of arrival."""
         return f"{self.prefix}waiting:{bucket}"

@@ -20,13 +20,14 @@ return members
 class Membership:
     """One process among its like. Used by one thread; raises RedisError."""
 
-    def __init__(self, client: Any, key: str, name: str) -> None:
+    def __init__(self, client: Any, key: str, name: str, gone_after: float = GONE_AFTER) -> None:
         self.name = name
+        self._gone_after = gone_after
         self._client, self._key = client, key
 
     def beat(self) -> list[str]:
         """Give a sign of life; the names of all who are there, this one among them, sorted."""
-        found = self._client.eval(BEAT, 1, self._key, self.name, round(GONE_AFTER * 1000))
+        found = self._client.eval(BEAT, 1, self._key, self.name, round(self._gone_after * 1000))
         return [name.decode() for name in found]
 
     def leave(self) -> None:

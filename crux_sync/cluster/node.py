@@ -15,6 +15,7 @@ from ..gateway import Gateway
 from ..options import Options
 from ..signals import Interrupted, closing_signals
 from .client import PASSING, RedisError, connect, warn_of_persistence
+from .command_reader import CommandReader
 from .config import agree
 from .keys import PARTITIONS, Keys
 from .leases import DURATION, MARGIN, Lease, share
@@ -31,12 +32,17 @@ LOOK_EVERY = 0.5
 #: How long a shard may take to leave, seconds; within the margin of its lease.
 LEAVE_WITHIN = 3.0
 
+#: A process that has given no sign of life for so much of a lease is gone: shards are spread over the others.
+GONE = 0.8
+
 
 class LeasedShard:
     """One shard that runs under a lease: a gateway of its own, and what it publishes."""
 
-    def __init__(self, shard_id: int, lease: Lease, gateway: Gateway, publisher: StreamPublisher) -> None:
-        self.id, self.lease, self.gateway, self.publisher = shard_id, lease, gateway, publisher
+    def __init__(
+        self, shard_id: int, lease: Lease, gateway: Gateway, publisher: StreamPublisher, commands: CommandReader
+    ) -> None:
+        self.id, self.lease, self.gateway, self.publisher, self.commands = shard_id, lease, gateway, publisher, commands
 
     @property
     def failure(self) -> BaseException | None:
@@ -51,9 +57,11 @@ class LeasedShard:
 
     def stop(self) -> None:
         """Leave, keeping the session: whoever gets the lease next resumes it."""
+        self.commands.stop(0)
         self.publisher.stop(0)
         self.gateway.close(resume=True, timeout=LEAVE_WITHIN)
         self.publisher.stop(LEAVE_WITHIN)
+        self.commands.stop(LEAVE_WITHIN)
 
 
 class ClusterGateway:
@@ -92,7 +100,7 @@ class ClusterGateway:
         self._client = connect(redis)
         self._keys = Keys(name)
         self._partitions, self._backlog, self._duration, self._margin = partitions, backlog, lease, margin
-        self._membership = Membership(self._client, self._keys.gateways, self.name)
+        self._membership = Membership(self._client, self._keys.gateways, self.name, GONE * lease)
         self._limiter: RedisIdentifyLimiter | None = None
         self._url: str | None = None
         self._shard_count = 0
@@ -250,7 +258,9 @@ class ClusterGateway:
             self._client, self._keys, lease, events, shard, self._partitions, session_id, backlog=self._backlog
         )
         publisher.start()
-        return LeasedShard(shard_id, lease, gateway, publisher)
+        commands = CommandReader(self._client, self._keys, lease, gateway, shard_id)
+        commands.start()
+        return LeasedShard(shard_id, lease, gateway, publisher, commands)
 
     def _give_back(self, shard: LeasedShard) -> None:
         self._stop(shard)

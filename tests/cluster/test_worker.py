@@ -162,8 +162,8 @@ def test_poison_is_set_aside_after_three_tries_and_the_rest_goes_on(put, shared_
         last.communicate()
     assert set(seen) == set(range(10)) - {5}
     poison = Poison(shared_server.url, name=name)
-    ((number, tries, event),) = poison.list()
-    assert (tries, event.data["number"]) == (3, 5)
+    ((number, tries, partition, event),) = poison.list()
+    assert (tries, partition, event.data["number"]) == (3, partition_of(1, 0, PARTITIONS), 5)
     assert poison.retry(number)
     assert poison.list() == []
     assert unread(client, keys) == 1
