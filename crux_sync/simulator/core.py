@@ -65,6 +65,8 @@ class Settings:
     log_count: int = 100_000
     log_age: float = 600.0
     trim_by_heartbeats: bool = False
+    #: Whether a shard may have one connection at a time. Discord allows more; who has shards under leases does not.
+    one_owner: bool = False
     guilds_per_shard: int = 2
     members: int = 12
     seed: int = 1
@@ -104,7 +106,7 @@ class Peer:
     opened: float
     compress: str | None = None
     session: ServerSession | None = None
-    #: "hello", then "ready"; "draining" after op 7; "closed".
+    #: "hello", then "ready"; "draining" after op 7; "superseded": a newer one has its shard (``one_owner``); "closed".
     state: str = "hello"
     last_beat: float = 0.0
     beats: int = 0
@@ -198,6 +200,8 @@ class Core:
             handler = HANDLERS.get(op)
             if handler is None:
                 raise Breach("unknown_opcode", 4001)
+            if peer.state == "superseded":
+                raise Breach("shard_owned_twice", 4000)
             authenticated = peer.session is not None
             if not authenticated and op not in (Opcode.HEARTBEAT, Opcode.IDENTIFY, Opcode.RESUME):
                 raise Breach("not_authenticated", 4003)
@@ -226,7 +230,8 @@ class Core:
         late = [peer for peer in self.peers if now - peer.last_beat > limit]
         outputs: list[Output] = []
         for peer in late:
-            self.violations.append("heartbeat_late")
+            if peer.state != "superseded":
+                self.violations.append("heartbeat_late")
             outputs += self.close(peer, self.settings.late_heartbeat_code, "", now)
         return outputs
 
@@ -263,6 +268,7 @@ class Core:
             self.violations.append("identify_concurrency")
             return [Send(peer, control(Opcode.INVALID_SESSION, b"false"))]
         self.last_identify[bucket] = now
+        self.supersede(shard)
         session = self.store.create(data["token"], shard, intents, threshold)
         session.peer, peer.session, peer.state = peer, session, "ready"
         peer.payload_compression = data.get("compress") is True and peer.compress is None
@@ -333,6 +339,7 @@ class Core:
             self.store.end(session)
             return [Send(peer, control(Opcode.INVALID_SESSION, b"false"))]
         outputs: list[Output] = []
+        self.supersede((session.shard_id, session.shard_count))
         if session.peer is not None:  # adopted from the connection that is still there
             old = session.peer
             old.session = None
@@ -349,6 +356,16 @@ class Core:
         outputs += [Send(peer, payload) for payload in replay]
         outputs.append(self.log(session, "RESUMED", {}, now))
         return outputs
+
+    def supersede(self, shard: tuple[int, int]) -> None:
+        """Another connection gets this shard: whoever had it must not say a word any more, if ``one_owner``.
+
+        It is not told, so that what it does by itself is seen: it may be a process that was stopped for a while.
+        """
+        for peer in self.peers if self.settings.one_owner else ():
+            session = peer.session
+            if session is not None and (session.shard_id, session.shard_count) == shard:
+                peer.session, peer.state, session.peer = None, "superseded", None
 
     # ---------------------------------------------------------------- dispatching
 

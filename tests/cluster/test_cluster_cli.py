@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 from cluster_tools import until
+from terminal import Terminal
 
 from crux_sync.cli import main
 from crux_sync.cluster.config import agree
@@ -52,6 +54,18 @@ def test_run_worker_and_status(discord, shared_server, name, tmp_path, capsys, m
             process.communicate(timeout=15)
     assert [process.returncode for process in running] == [0, 0]
     assert len(discord.identifies) == 2
+
+
+def test_status_is_live_on_a_terminal(client, keys, shared_server, name):
+    agree(client, keys, partitions=2, shards=1)
+    with Terminal("cluster", "status", "--redis", shared_server.url, "--name", name) as terminal:
+        assert terminal.until(lambda text: "gateways 0, workers 0, identifies left unknown" in text), terminal.text
+        client.hset(keys.shard(0), "owner", "somewhere-1")
+        client.xadd(keys.events(1), {"t": "READY"})
+        shown = re.compile(r"0  somewhere-1 +-\n +part +worker .*\n +0 +- +0 +0\n +1 +- +1 +0$")
+        assert terminal.until(shown.search), terminal.text
+        terminal.interrupt()
+        assert terminal.end() == 0
 
 
 def test_poison(client, keys, shared_server, name, capsys):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from cluster_tools import GUILD, PARTITIONS, until
-from redis_server import Server
+from redis_server import Server, Slow
 
 from crux_sync import ConfigurationError, CruxWarning, Intents
 from crux_sync.cluster.client import connect
@@ -69,7 +69,7 @@ def test_events_are_published_once_in_order_and_untouched(cluster, discord, clie
     assert partition == partition_of(int(guild), 0, PARTITIONS)
 
 
-@pytest.mark.discord(shards=4, max_concurrency=4)
+@pytest.mark.discord(shards=4, max_concurrency=4, one_owner=True)
 def test_shards_are_spread_and_move_without_an_identify(cluster, discord, client, keys):
     cluster.join()
     until(lambda: cluster.shares() == [4])
@@ -127,6 +127,27 @@ def test_a_paused_redis_holds_the_socket_back_and_loses_nothing(discord, server)
         assert discord.connections == connections
     finally:
         cluster.close()
+
+
+@pytest.mark.discord(shards=1)
+def test_a_slow_redis_holds_the_socket_back_and_loses_nothing(discord, shared_server, client, keys):
+    with Slow(shared_server.port, 0.3) as slow:
+        cluster = Cluster(discord, slow.url, keys.prefix.split("{")[1].split("}")[0])
+        try:
+            gateway = cluster.join(lease=20.0, margin=1.0, queue_size=100)
+            discord.wait_ready()
+            connections = discord.connections
+            for number in range(2000):
+                discord.dispatch("TYPING_START", {"guild_id": GUILD, "number": number})
+            most = 0
+            while len(entries(client, keys)) < discord.sent:
+                most = max(most, gateway.shards[0].gateway.stats().subscriptions[0].waiting)
+                threading.Event().wait(0.05)
+            assert len(set(numbers(client, keys))) == discord.sent
+            assert 50 < most <= 100
+            assert discord.connections == connections
+        finally:
+            cluster.close()
 
 
 @pytest.mark.discord(shards=1)

@@ -194,6 +194,24 @@ def test_a_bucket_used_too_soon(discord, client):
     assert two.receive()["op"] == 11  # the connection stays open
 
 
+@pytest.mark.discord(allow_violations=True, one_owner=True, identify_period=0.0)
+def test_who_speaks_after_another_has_its_shard(discord, client):
+    one, two, three = client(), client(), client()
+    one.identify().until("READY")
+    (ready,) = two.identify().until("READY")[-1:]
+    two.send(1)
+    three.send(6, {"token": "test", "session_id": ready["d"]["session_id"], "seq": 1})
+    three.until("RESUMED")
+    assert discord.violations == []  # two has not said a word since
+    three.send(1)
+    one.send(1)
+    assert one.close_code() == 4000
+    assert discord.violations == ["shard_owned_twice"]
+    two.send(1)
+    assert two.close_code() == 4000
+    assert discord.violations == ["shard_owned_twice"] * 2
+
+
 @pytest.mark.discord(allow_violations=True, remaining=1, identify_period=0.0)
 def test_the_daily_limit_ends_everything(discord, client):
     one = client().identify()
