@@ -29,6 +29,7 @@ from collections import Counter
 from crux_sync import Intents
 from crux_sync.cluster.client import connect
 from crux_sync.cluster.keys import Keys
+from crux_sync.cluster.status import Observer
 from crux_sync.simulator import Simulator
 
 SHARDS, GATEWAYS, WORKERS, GUILDS = 8, 3, 3, 40
@@ -166,7 +167,8 @@ def main() -> int:
         if not discord.wait_ready(timeout=60):
             print("the gateways did not come up", file=sys.stderr)
             return 1
-        before = gateways.largest
+        settle(discord, url)
+        resumes, before = len(discord.resumes), gateways.largest
         trouble = redis_trouble(server) if options.redis else process_trouble(gateways, workers, rng)
         sent = send(discord, trouble, options, at_least=2 * PAUSE if options.redis else 0.0)
         print(f"cluster: the largest gateway process grew from {before} to {gateways.largest} MB")
@@ -176,8 +178,22 @@ def main() -> int:
             if len(set(handled)) == sent:
                 break
             threading.Event().wait(0.5)
-        kept = not (options.redis and discord.resumes)
+        kept = not options.redis or len(discord.resumes) == resumes
+        if options.redis:
+            print(f"cluster: {len(discord.resumes) - resumes} connections lost while Redis was away")
         return report(discord, gateways, workers, handled, sent, client) or (0 if kept else 1)
+
+
+def settle(discord, url: str) -> None:
+    """Until the shards are spread over the gateways: the first one had them all."""
+    with Observer(url) as observer:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            owners = Counter(one["owner"] for one in observer.look()["shards"])
+            if None not in owners and sorted(owners.values()) == [2, 3, 3] and discord.wait_ready(timeout=5):
+                return
+            threading.Event().wait(0.2)
+    raise TimeoutError("the shards were not spread over the gateways")
 
 
 def send(discord, trouble, options, at_least: float) -> int:

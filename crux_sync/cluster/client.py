@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 
 Redis = redis.Redis
 RedisError = redis.RedisError
+RedisTimeout = redis.TimeoutError
 ResponseError = redis.ResponseError
 
 #: What passes by itself. Full memory is a ResponseError of its own kind; ``-LOADING`` and the like are among these.

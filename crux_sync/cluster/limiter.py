@@ -5,7 +5,7 @@ import uuid
 from typing import Any
 
 from ..limits import GUARD, IDENTIFY_PERIOD, PERMIT_DEADLINE
-from .client import PASSING, patient
+from .client import PASSING, RedisTimeout, patient
 from .keys import Keys
 
 #: Somebody in the queue who has not asked for so long is gone, seconds; who waits asks more often.
@@ -168,10 +168,15 @@ class RedisTicket:
         self._woken.set()
 
     def _try(self, work: Any) -> None:
-        """Once, and once more: a permit that cannot be given back ends with its deadline."""
+        """Once, and once more where Redis had restarted: a permit that cannot be given back ends with its deadline.
+
+        Not after a time-out: the shard's thread has events to read.
+        """
         for _ in range(2):
             try:
                 work()
+            except RedisTimeout:
+                return
             except PASSING:
                 continue
             return

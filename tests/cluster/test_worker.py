@@ -15,7 +15,9 @@ from cluster_tools import GUILD, PARTITIONS, until
 from crux_sync import Intents
 from crux_sync.cluster import ClusterGateway, Poison, Worker
 from crux_sync.cluster.config import agree
-from crux_sync.cluster.keys import partition_of
+from crux_sync.cluster.keys import GROUP, partition_of
+from crux_sync.cluster.leases import Lease
+from crux_sync.cluster.partitions import Partition, Streams
 
 FAST = {"lease": 2.0, "margin": 1.0}
 
@@ -260,3 +262,35 @@ def test_it_ends_quickly(workers):
     worker.close()
     assert time.monotonic() - began < 2
     worker.join(0)
+
+
+def test_without_the_lease_redis_gives_nothing(put, client, keys):
+    """A process that was stopped may believe in its lease for one command more."""
+    lease = Lease(client, keys.partition(0), keys.tokens, "one")
+    assert lease.acquire()
+    stream = keys.events(0)
+    streams = Streams(client, keys, "one", 3)
+    streams.create_group(stream)
+    client.xadd(stream, {"t": "TYPING_START", "s": 1, "h": 0, "n": 1, "i": "s", "d": b"{}"})
+    client.hset(lease.key, "token", lease.token + 1)
+    partition = Partition(0, lease, stream)
+    ((_, entries),) = streams.turn([partition])
+    assert entries == []
+    assert partition.leaving
+    assert client.xpending(stream, GROUP)["pending"] == 0
+    client.hset(lease.key, "token", lease.token)
+    ((_, entries),) = streams.turn([Partition(0, lease, stream)])
+    assert [event.type for _, event in entries] == ["TYPING_START"]
+
+
+def test_what_is_put_back_is_as_it_was(client, keys, shared_server, name):
+    event = {b"t": b"TYPING_START", b"s": b"7", b"h": b"0", b"n": b"1", b"i": b"s", b"d": b"{}"}
+    number = client.xadd(keys.poison, {"partition": 2, "entry": "1-1", "tries": 3, **event})
+    poison = Poison(shared_server.url, name=name)
+    try:
+        assert poison.retry(number.decode())
+        assert not poison.retry(number.decode())
+    finally:
+        poison.close()
+    assert [fields for _, fields in client.xrange(keys.events(2))] == [event]
+    assert client.xlen(keys.poison) == 0
