@@ -37,7 +37,10 @@ GONE = 0.8
 
 
 class LeasedShard:
-    """One shard that runs under a lease: a gateway of its own, and what it publishes."""
+    """One shard that runs under a lease: its ``id``, its ``lease``, a ``gateway`` of its own, and what it publishes.
+
+    To look at from any thread; the cluster's own thread starts and stops it.
+    """
 
     def __init__(
         self, shard_id: int, lease: Lease, gateway: Gateway, publisher: StreamPublisher, commands: CommandReader
