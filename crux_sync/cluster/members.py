@@ -2,9 +2,6 @@
 
 from typing import Any
 
-#: Seconds after which a process that gives no sign is gone. Its leases last longer than that.
-GONE_AFTER = 10.0
-
 #: KEYS: members. ARGV: name, milliseconds after which one is gone. Every member, in the order of names.
 BEAT = """
 local t = redis.call('TIME')
@@ -18,9 +15,12 @@ return members
 
 
 class Membership:
-    """One process among its like. Used by one thread; raises RedisError."""
+    """One process among its like; one that gives no sign for ``gone_after`` seconds is gone: less than its leases last.
 
-    def __init__(self, client: Any, key: str, name: str, gone_after: float = GONE_AFTER) -> None:
+    Used by one thread; raises RedisError.
+    """
+
+    def __init__(self, client: Any, key: str, name: str, gone_after: float) -> None:
         self.name = name
         self._gone_after = gone_after
         self._client, self._key = client, key

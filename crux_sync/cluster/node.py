@@ -7,13 +7,12 @@ import threading
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 from ..discovery import fetch_gateway
 from ..errors import ConfigurationError
 from ..gateway import Gateway
 from ..options import Options
-from ..signals import Interrupted, closing_signals
 from .client import PASSING, RedisError, connect, warn_of_persistence
 from .command_reader import CommandReader
 from .config import agree
@@ -21,6 +20,7 @@ from .keys import PARTITIONS, Keys
 from .leases import DURATION, MARGIN, Lease, share
 from .limiter import RedisIdentifyLimiter
 from .members import Membership
+from .process import Process
 from .publisher import BACKLOG, StreamPublisher
 from .store import RedisSessionStore
 
@@ -67,7 +67,7 @@ class LeasedShard:
         self.commands.stop(LEAVE_WITHIN)
 
 
-class ClusterGateway:
+class ClusterGateway(Process):
     """One of several gateway processes of a bot, which share its shards.
 
     ``ClusterGateway(token, redis="redis://...", name="bot", **options)``: ``name`` is what all processes of the bot
@@ -90,6 +90,7 @@ class ClusterGateway:
         margin: float = MARGIN,
         **options: Any,
     ) -> None:
+        super().__init__()
         for taken in DECIDED:
             if taken in options:
                 raise ConfigurationError(f"{taken} is decided by the cluster")
@@ -108,8 +109,6 @@ class ClusterGateway:
         self._url: str | None = None
         self._shard_count = 0
         self._shards: dict[int, LeasedShard] = {}
-        self._stopping, self._stopped = threading.Event(), threading.Event()
-        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="crux-cluster", daemon=True)
 
     def __repr__(self) -> str:
@@ -147,36 +146,11 @@ class ClusterGateway:
         self._limiter = self._limiter or RedisIdentifyLimiter(self._client, self._keys, concurrency)
         self._url, self._shard_count = url if isinstance(url, str) else url(), count
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it is closed. Raises what was fatal, or TimeoutError after ``timeout`` seconds."""
-        if not self._stopped.wait(timeout):
-            raise TimeoutError(f"still running after {timeout:g} s")
-        if self._failure is not None:
-            raise self._failure
-
     def close(self, timeout: float = 10.0) -> None:
         """Leave the cluster: sessions are kept, and others take over the shards at once. Any thread. Idempotent."""
         self._stopping.set()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-
-    def run(self) -> None:
-        """Start, block until it ends, close. Ctrl-C and SIGTERM close it and return; fatal errors are raised."""
-        with closing_signals():
-            try:
-                self.start()
-                self.join()
-            except Interrupted:
-                pass
-            finally:
-                self.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     # ---------------------------------------------------------------- the thread
 

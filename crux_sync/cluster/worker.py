@@ -6,12 +6,10 @@ import socket
 import threading
 import time
 import uuid
-from typing import Self
 
 from ..callbacks import Registry
 from ..errors import ConfigurationError
 from ..options import whole_number
-from ..signals import Interrupted, closing_signals
 from .client import PASSING, SOCKET_TIMEOUT, RedisError, connect
 from .config import agreed
 from .consumer import Consumer
@@ -19,6 +17,7 @@ from .keys import Keys
 from .leases import Lease, share
 from .members import Membership
 from .partitions import Partition, Streams
+from .process import Process
 from .worker_commands import WorkerCommands
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ LOOKS, MISSED = 12, 0.7
 TRIES = 3
 
 
-class Worker(WorkerCommands):
+class Worker(WorkerCommands, Process):
     """Handles what the gateways of a cluster publish: ``Worker("redis://...", name="bot")``, then ``on`` as usual.
 
     ``name``: what all processes of the bot call it. ``threads``: how many call callbacks, each for partitions of its
@@ -61,7 +60,8 @@ class Worker(WorkerCommands):
         if not 0 < margin < lease:
             raise ConfigurationError(f"margin={margin:g} must be more than 0 and less than lease={lease:g}")
         client, keys = connect(redis), Keys(name)
-        super().__init__(Registry(), client, keys)
+        Process.__init__(self)
+        WorkerCommands.__init__(self, Registry(), client, keys, self._stopping)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._duration, self._margin = float(lease), float(margin)
         self._membership = Membership(client, keys.workers, self.name, MISSED * self._duration)
@@ -73,7 +73,6 @@ class Worker(WorkerCommands):
         ]
         self._phase_lock = threading.Lock()
         self._started = False
-        self._stopped = threading.Event()
         #: Set when a partition was given back: there may be another to take.
         self._woken = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="crux-cluster-leases", daemon=True)
@@ -103,11 +102,6 @@ class Worker(WorkerCommands):
         for consumer in self._consumers:
             consumer.thread.start()
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it is closed. Any thread. Raises TimeoutError after ``timeout`` seconds; None: no limit."""
-        if not self._stopped.wait(timeout):
-            raise TimeoutError(f"still running after {timeout:g} s")
-
     def close(self, timeout: float = 10.0) -> None:
         """Stop after the events in hand, at most ``timeout`` seconds; others take over at once.
 
@@ -127,27 +121,6 @@ class Worker(WorkerCommands):
         if not self._started:
             self._lent.close(timeout)
             self._stopped.set()
-
-    def run(self) -> None:
-        """Start, block until it is closed. Ctrl-C and SIGTERM close it and return. Raises ConfigurationError.
-
-        Signals are handled only when called on the main thread; the handlers of before are restored.
-        """
-        with closing_signals() as interrupted:
-            try:
-                self.start()
-                self.join()
-            except Interrupted:
-                logger.info("closing on %s", interrupted())
-            finally:
-                self.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     # ---------------------------------------------------------------- leases, on their own thread
 

@@ -127,12 +127,12 @@ class WorkerCommands(Registering):
     once or not at all: nothing is repeated when a process dies with it, then CommandTimeout is raised.
     """
 
-    def __init__(self, registry: Registry, client: Any, keys: Keys) -> None:
+    def __init__(self, registry: Registry, client: Any, keys: Keys, stopping: threading.Event) -> None:
         super().__init__(registry)
         self._client, self._keys = client, keys
         #: For the threads of users, which may be in the middle of a command when the worker is closed.
         self._lent = Lent(client)
-        self._stopping = threading.Event()
+        self._stopping = stopping
 
     def update_presence(
         self,
