@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from crux_sync import ConfigurationError
 from crux_sync.callbacks import timed
 from crux_sync.metrics import BUCKETS, instrument
-from crux_sync.shard import MOST_TYPES, tally
+from crux_sync.receiving import MOST_TYPES, tally
 
 
 class Scraper:
