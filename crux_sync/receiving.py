@@ -18,9 +18,6 @@ from .opcodes import Opcode
 from .sending import Sending
 from .wiring import Wiring
 
-#: All that a shard logs goes by one name.
-logger = logging.getLogger("crux_sync.shard")
-
 #: Event types counted apart; a server that invents names must not fill our memory.
 MOST_TYPES = 1000
 
@@ -75,7 +72,7 @@ class Receiving(Sending):
                     if not batch or self._publish(batch):
                         self.dealt = session.sequence
         except ProtocolError as error:
-            logger.warning("shard %d: %s", self.id, error, extra={"shard": self.id})
+            self._log(logging.WARNING, "%s", error)
             with self._lock:
                 actions = session.protocol_broken(str(error))
             self._perform(actions)

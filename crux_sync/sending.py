@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from threading import Lock
 
 from .actions import Action, Disconnect, Emit, SendHeartbeat, SendIdentify, SendResume
@@ -14,15 +15,12 @@ from .outbox import Outbox
 from .session import Session
 from .wiring import Wiring
 
-#: All that a shard logs goes by one name.
-logger = logging.getLogger("crux_sync.shard")
-
 #: How soon a heartbeat that met a busy lock, or bytes the kernel did not take, are tried again, seconds.
 RETRY = 0.005
 RETRY_FLUSH = 0.05
 
 
-class Sending:
+class Sending(ABC):
     """A shard's session and connection, as far as writing goes. ``Receiving`` adds what is read, ``Shard`` its life."""
 
     def __init__(self, shard_id: int, shard_count: int, wiring: Wiring) -> None:
@@ -42,9 +40,12 @@ class Sending:
         self.outbox = Outbox(shard_id)
         self._budget: SendBudget | None = None
 
+    @abstractmethod
+    def _log(self, level: int, text: str, *values: object) -> None:
+        """Log with the shard's number. Never on the timer thread: a slow log would delay the beats of every shard."""
+
     def _debug(self, text: str, *values: object) -> None:
-        """Never on the timer thread, where a slow log would delay the beats of every shard."""
-        logger.debug(f"shard %d: {text}", self.id, *values, extra={"shard": self.id})
+        self._log(logging.DEBUG, text, *values)
 
     def _debug_life(self, emit: Emit) -> None:
         # With the session id and the token anyone could take the session over: half of that is enough to keep back.
@@ -105,7 +106,7 @@ class Sending:
             self._budget.record_priority(now)
 
     def _disconnect(self, action: Disconnect) -> None:
-        logger.info("shard %d: leaving: %s", self.id, action.why, extra={"shard": self.id})
+        self._log(logging.INFO, "leaving: %s", action.why)
         if (connection := self._connection) is None:
             return
         if action.drop:

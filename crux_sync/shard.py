@@ -90,6 +90,9 @@ class Shard(Receiving):
         self.outbox.sent = before.outbox.sent
         self._bytes = before._bytes
 
+    def _log(self, level: int, text: str, *values: object) -> None:
+        logger.log(level, f"shard %d: {text}", self.id, *values, extra={"shard": self.id})
+
     def __repr__(self) -> str:
         latency = f", {self.latency * 1000:.0f} ms" if self.latency is not None else ""
         return f"<Shard {self.id} of {self.count} {self.state}{latency}>"
@@ -246,7 +249,7 @@ class Shard(Receiving):
             return self._fatal(error)
         except ConnectFailed as error:
             if not self._stopping.is_set():
-                logger.warning("shard %d: %s", self.id, error, extra={"shard": self.id})
+                self._log(logging.WARNING, "%s", error)
             with self._lock:
                 return self.session.dial_failed(str(error), resume_url=url is not None, now=time.monotonic())
         return None
