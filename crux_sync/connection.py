@@ -133,17 +133,22 @@ class Connection:
 
     # ---------------------------------------------------------------- receiving
 
-    def receive(self) -> Sequence[bytes] | None:
-        """Wait for bytes; the payloads they complete, perhaps none. None: the connection is over.
+    def fileno(self) -> int:
+        """The socket's descriptor, of an established connection."""
+        assert self._transport is not None
+        return self._transport.fileno()
 
-        Raises ProtocolError when the stream cannot be read on.
+    def receive(self, *, wait: bool = True) -> Sequence[bytes] | None:
+        """Take the bytes that have come, and ``wait`` for the first; the payloads they complete, perhaps none.
+
+        None: the connection is over. Raises ProtocolError when the stream cannot be read on.
         """
         transport, reader = self._transport, self._reader
         if transport is None or reader.close is not None:
             return None
-        data = transport.read(STALLED_RECEIVE_SIZE if self._batched_receives else RECEIVE_SIZE)
+        data = transport.read(STALLED_RECEIVE_SIZE if self._batched_receives else RECEIVE_SIZE, wait=wait)
         if not data:
-            return None
+            return None if data is not None else ()
         self.received_bytes += len(data)
         messages = reader.feed(data)
         if reader.pings:

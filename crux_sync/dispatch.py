@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 Report = Callable[[BaseException, Event | None, Any], None]
 
 
+#: Consumers, and the events for each that it had no room for.
+Rest = list[tuple[Subscription, Sequence[Event]]]
+
+
 class Gate(Protocol):
     """The publishing shard, as the hub sees it."""
 
@@ -52,6 +56,11 @@ class Dispatcher(ABC):
 
     #: Events a full consumer could not take may go to another instead.
     exchangeable = False
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether ``deal`` may run code that is not the library's, and so take as long as it likes."""
+        return type(self) not in (BroadcastDispatcher, DemandDispatcher)
 
     @abstractmethod
     def deal(self, event: Event, candidates: Sequence[Subscription]) -> Iterable[Subscription]:
@@ -117,6 +126,12 @@ class PartitionDispatcher(Dispatcher):
         if hash is not None and not callable(hash):
             raise ConfigurationError(f"hash must be a callable that takes an event, not {hash!r}")
         self._hash = hash or self.by_guild
+        self._hash_is_ours = hash is None
+
+    @property
+    def runs_user_code(self) -> bool:
+        """With a ``hash`` of the user's, or in a class derived from this one."""
+        return not self._hash_is_ours or type(self) is not PartitionDispatcher
 
     def by_guild(self, event: Event) -> Hashable:
         """The default hash. Events outside guilds count as those of guild 0."""
@@ -176,11 +191,18 @@ class Routes(dict[str | None, Route]):
     """Event type to Route, filled as types are met. Never changed otherwise: the hub replaces it whole."""
 
     def __init__(
-        self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...], *, everything: bool = False
+        self,
+        subscriptions: tuple[Subscription, ...],
+        observers: tuple[Observer, ...],
+        *,
+        everything: bool = False,
+        user_code: bool = False,
     ) -> None:
         super().__init__()
         self.subscriptions = subscriptions
         self.observers = observers
+        #: Dealing events out runs functions of the user's: a selector, a hash, a dispatcher.
+        self.user_code = user_code
         #: Also what nobody wants takes its way, to be counted.
         self.everything = everything
 
@@ -232,6 +254,7 @@ class Hub:
             for index, subscription in enumerate(self.routes.subscriptions):
                 dispatcher.check(subscription, self.routes.subscriptions[:index])
             self.dispatcher = dispatcher
+            self._route(self.routes.subscriptions, self.routes.observers)
 
     def leave(self, subscription: Subscription) -> None:
         with self._lock:
@@ -263,7 +286,8 @@ class Hub:
             self._route(self.routes.subscriptions, self.routes.observers)
 
     def _route(self, subscriptions: tuple[Subscription, ...], observers: tuple[Observer, ...]) -> None:
-        self.routes = Routes(subscriptions, observers, everything=self.measured)
+        user_code = self.dispatcher.runs_user_code or any(one.selector is not None for one in subscriptions)
+        self.routes = Routes(subscriptions, observers, everything=self.measured, user_code=user_code)
 
     def dropped(self) -> dict[str, int]:
         """Events dropped by overflow policies, by label, over all time."""
@@ -277,6 +301,11 @@ class Hub:
 
     def publish(self, events: Sequence[Event], gate: Gate) -> bool:
         """Deal ``events`` out, waiting for full consumers. False: cancelled while waiting, some are not delivered."""
+        rest = self.offer(events)
+        return not rest or self.deliver(rest, gate)
+
+    def offer(self, events: Sequence[Event]) -> Rest:
+        """Deal ``events`` out and wait for nobody; what full consumers did not take."""
         routes = self.routes
         if routes.observers:
             self._show(events, routes)
@@ -284,9 +313,8 @@ class Hub:
             (only,) = routes.subscriptions
             wanted = events if only.names is None else [one for one in events if one.type in only.names]
             taken = only.deliver(wanted)
-            return taken == len(wanted) or self._deliver_rest([(only, wanted[taken:])], gate)
-        rest = self._deliver(self._plan(events, routes))
-        return not rest or self._deliver_rest(rest, gate)
+            return [(only, wanted[taken:])] if taken < len(wanted) else []
+        return self._deliver(self._plan(events, routes))
 
     def _takes_all(self, subscription: Subscription) -> bool:
         return type(self.dispatcher) is BroadcastDispatcher and subscription.selector is None
@@ -334,17 +362,20 @@ class Hub:
             self.report(error, event, subscription.selector)
             return False
 
-    def _deliver(self, shares: Mapping[Subscription, Sequence[Event]]) -> list[tuple[Subscription, Sequence[Event]]]:
+    def _deliver(self, shares: Mapping[Subscription, Sequence[Event]]) -> Rest:
         """Give each its share; what did not fit."""
-        rest = []
+        rest: Rest = []
         for subscription, share in shares.items():
             taken = subscription.deliver(share)
             if taken < len(share):
                 rest.append((subscription, share[taken:]))
         return rest
 
-    def _deliver_rest(self, rest: list[tuple[Subscription, Sequence[Event]]], gate: Gate) -> bool:
-        """Wait until the full ones have room again; meanwhile the socket is not read and TCP pushes back."""
+    def deliver(self, rest: Rest, gate: Gate) -> bool:
+        """Wait until the full ones have room again; meanwhile the socket is not read and TCP pushes back.
+
+        False: cancelled while waiting, some are not delivered.
+        """
         with gate.blocking():
             while rest:
                 if not self._wait_for_room(rest, gate):
@@ -356,7 +387,7 @@ class Hub:
                     rest = self._deliver(dict(rest))
         return True
 
-    def _wait_for_room(self, rest: list[tuple[Subscription, Sequence[Event]]], gate: Gate) -> bool:
+    def _wait_for_room(self, rest: Rest, gate: Gate) -> bool:
         exchangeable = self.dispatcher.exchangeable
 
         def possible() -> bool:

@@ -23,6 +23,7 @@ from .sessions import Identity, StoredSession, create_store
 from .shard import Shard
 from .signals import Interrupted, closing_signals
 from .stats import Stats, SubscriptionStats
+from .watch import Watch
 from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Gateway(Commander):
             host=self,
             hub=self._hub,
             heartbeater=self._heartbeater,
+            watch=Watch(),
             limiter=self._limiter(options, endpoint, sum(shard_id not in stored for shard_id in ids)),
             token=lambda: token,
             intents=options.intents,

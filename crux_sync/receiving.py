@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from .actions import State
 from .connection import Connection
-from .dispatch import Routes
+from .dispatch import Rest, Routes
 from .errors import ProtocolError
 from .events import UNREADABLE, Event, decode_json, envelope_decoder
 from .opcodes import Opcode
@@ -48,36 +48,104 @@ class Receiving(Sending):
         self._stopping = Flag()
         #: Stop waiting for consumers as well: what is not dealt yet stays unhandled.
         self._abandoning = False
+        #: What reading met and the shard's own thread has to deal with: consumers without room, an error.
+        self._rest: Rest = []
+        self._fault: Exception | None = None
+
+    # ---------------------------------------------------------------- reading
 
     def _read(self, connection: Connection) -> str | None:
         """Read until the connection is over. What was wrong with the stream, None when nothing was."""
+        watch = self._wiring.watch
+        self._fault, self._rest = None, []
+        going = settled = True
+        watch.join()
+        try:
+            while going:
+                if settled and watch.worthwhile and self._at_rest(connection):
+                    watch.stand(self)
+                    going = self._fault is None
+                if going and not self._rest:
+                    going = self._advance(connection, wait=True)
+                settled = not self._rest
+                if not settled:
+                    self._deliver_rest()
+        finally:
+            watch.leave()
+        return self._explain(self._fault)
+
+    def _explain(self, fault: Exception | None) -> str | None:
+        """What ended the reading, for the session. An error that is no fault of the stream is raised."""
+        if fault is None:
+            return None
+        if not isinstance(fault, ProtocolError):
+            raise fault
+        self._log(logging.WARNING, "%s", fault)
+        with self._lock:
+            actions = self.session.protocol_broken(str(fault))
+        self._perform(actions)
+        return str(fault)
+
+    def _at_rest(self, connection: Connection) -> bool:
+        """Whether another shard's thread may read for this one: nothing begins or ends, and no user code runs."""
+        return (
+            self.session.state is State.READY
+            and not self._leaving(connection)
+            and not self._wiring.hub.routes.user_code
+        )
+
+    def _leaving(self, connection: Connection) -> bool:
+        return self._leave_by is not None or connection.close_frame is not None
+
+    def fileno(self) -> int:
+        """The descriptor of the socket that is being read."""
+        assert self._connection is not None
+        return self._connection.fileno()
+
+    def step(self) -> bool:
+        """One receive, on the thread that leads the watch. False: what there is to do is for the shard's own."""
+        connection = self._connection
+        if connection is None or self._wiring.hub.routes.user_code:
+            return False
+        return self._advance(connection, wait=False) and not self._rest and not self._leaving(connection)
+
+    def _advance(self, connection: Connection, *, wait: bool) -> bool:
+        """Take what one receive brings. False: the connection is over, or cannot be read on."""
+        try:
+            payloads = connection.receive(wait=wait)
+            if payloads:
+                self._take(payloads)
+        except Exception as error:  # it belongs to the shard's own thread, which may not be this one
+            self._fault = error
+            return False
+        return payloads is not None
+
+    def _take(self, payloads: Sequence[bytes]) -> None:
+        """Payloads to events, and these to whom they are for; ``_rest`` is for consumers that are full."""
         session, hub = self.session, self._wiring.hub
         link = session.link
         assert link is not None
+        link.last_received = time.monotonic()
+        if link.verdict is not None or self._stopping.is_set():
+            return  # leaving: what still comes is replayed, or of no interest
+        batch: list[Event] = []
         try:
-            while (payloads := connection.receive()) is not None:
-                if not payloads:
-                    continue
-                link.last_received = time.monotonic()
-                if link.verdict is not None or self._stopping.is_set():
-                    continue  # leaving: what still comes is replayed, or of no interest
-                batch: list[Event] = []
-                try:
-                    self._decode(payloads, hub.routes, batch)
-                finally:
-                    # Also what came before a payload that is broken: its sequence is counted as received.
-                    self.events += len(batch)
-                    if hub.measured:
-                        tally(self.types, batch)
-                    if not batch or self._publish(batch):
-                        self.dealt = session.sequence
-        except ProtocolError as error:
-            self._log(logging.WARNING, "%s", error)
-            with self._lock:
-                actions = session.protocol_broken(str(error))
-            self._perform(actions)
-            return str(error)
-        return None
+            self._decode(payloads, hub.routes, batch)
+        finally:
+            # Also what came before a payload that is broken: its sequence is counted as received.
+            self.events += len(batch)
+            if hub.measured:
+                tally(self.types, batch)
+            if batch:
+                self._rest = hub.offer(batch)
+            if not self._rest:
+                self.dealt = session.sequence
+
+    def _deliver_rest(self) -> None:
+        """Wait for the consumers that are full. The shard's own thread."""
+        rest, self._rest = self._rest, []
+        if self._wiring.hub.deliver(rest, self):
+            self.dealt = self.session.sequence
 
     def _decode(self, payloads: Sequence[bytes], routes: Routes, batch: list[Event]) -> None:
         """The hot path: add the events somebody wants to ``batch``. What the session must see, it sees in order."""

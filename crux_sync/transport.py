@@ -65,13 +65,16 @@ class Transport:
 
     # ---------------------------------------------------------------- afterwards
 
-    def read(self, size: int = RECEIVE_SIZE) -> bytes:
+    def read(self, size: int = RECEIVE_SIZE, *, wait: bool = True) -> bytes | None:
         """What has arrived, at least one byte; empty at the end of the stream, however it ended.
 
-        A reset takes nothing back: the kernel gives what came before it first, and that may be the close frame.
+        None: nothing yet, and it was not to ``wait``. A reset takes nothing back: the kernel gives what came before
+        it first, and that may be the close frame.
         """
         try:
-            return self._sock.recv(size)
+            return self._sock.recv(size, 0 if wait else DONT_WAIT)
+        except BlockingIOError:
+            return None
         except OSError:
             return b""
 
@@ -109,6 +112,10 @@ class Transport:
                 break
             del self._outbox[:sent]
         self.pending_since = None
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
 
     def shutdown(self) -> None:
         """End both directions: wakes the reader. Any thread, any time."""
@@ -174,14 +181,14 @@ class TLSTransport(Transport):
         self._send_outgoing()
         return len(data)
 
-    def read(self, size: int = RECEIVE_SIZE) -> bytes:
+    def read(self, size: int = RECEIVE_SIZE, *, wait: bool = True) -> bytes | None:
         parts: list[bytes] = []
         if self._incoming.pending or self._tls.pending():  # left over from the handshake
             self._decrypt(parts)
         while not parts:
-            data = super().read(size)
+            data = super().read(size, wait=wait)
             if not data:
-                return b""
+                return data
             with self._tls_lock:
                 self._incoming.write(data)
             if not self._decrypt(parts):

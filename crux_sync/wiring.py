@@ -10,6 +10,7 @@ from .events import Event
 from .heartbeat import Heartbeater
 from .intents import Intents
 from .limits import IdentifyLimiter
+from .watch import Watch
 
 
 class Host(Protocol):
@@ -35,6 +36,7 @@ class Wiring:
     host: Host
     hub: Hub
     heartbeater: Heartbeater
+    watch: Watch
     limiter: IdentifyLimiter
     #: A function, so that no repr or traceback of this object shows the token.
     token: Callable[[], str]

@@ -19,7 +19,7 @@ class Wire:
         self.receives = receives
         self.sizes: list[int] = []
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, *, wait: bool = True) -> bytes:
         self.sizes.append(size)
         return self.receives.pop(0) if self.receives else b""
 
