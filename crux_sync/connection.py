@@ -49,7 +49,7 @@ class ConnectFailed(CruxError):
 class Connection:
     """Socket, frames and inflate context as one object: none outlives the others.
 
-    One thread opens, receives and closes; any thread may send and abort.
+    One thread at a time opens, receives and closes; any thread may send and abort.
     """
 
     def __init__(

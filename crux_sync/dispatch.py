@@ -37,7 +37,7 @@ class Gate(Protocol):
 
 
 class Observer(Protocol):
-    """Sees events on the shard's thread; must be quick and never block."""
+    """Sees events on a shard's thread, not always their own shard's; must be quick and never block."""
 
     names: frozenset[str] | None
 
@@ -301,12 +301,11 @@ class Hub:
 
     def publish(self, events: Sequence[Event], gate: Gate) -> bool:
         """Deal ``events`` out, waiting for full consumers. False: cancelled while waiting, some are not delivered."""
-        rest = self.offer(events)
+        rest = self.offer(events, self.routes)
         return not rest or self.deliver(rest, gate)
 
-    def offer(self, events: Sequence[Event]) -> Rest:
-        """Deal ``events`` out and wait for nobody; what full consumers did not take."""
-        routes = self.routes
+    def offer(self, events: Sequence[Event], routes: Routes) -> Rest:
+        """Deal ``events`` out by these routes and wait for nobody; what full consumers did not take."""
         if routes.observers:
             self._show(events, routes)
         if len(routes.subscriptions) == 1 and self._takes_all(routes.subscriptions[0]):

@@ -79,7 +79,8 @@ class Event(
             return None
         key = keys.id if self.type in GUILD_ID_IS_ID else keys.guild_id
         if isinstance(key, str):
-            return int(key) if key.isascii() and key.isdigit() else None
+            # Longer is no snowflake, and beyond some thousand digits int() refuses.
+            return int(key) if key.isascii() and key.isdigit() and len(key) <= 20 else None
         return None if isinstance(key, UnsetType) else key
 
     def typed(self, decoder: "msgspec.json.Decoder[Any]") -> "Event":

@@ -48,33 +48,36 @@ class Receiving(Sending):
         self._stopping = Flag()
         #: Stop waiting for consumers as well: what is not dealt yet stays unhandled.
         self._abandoning = False
-        #: What reading met and the shard's own thread has to deal with: consumers without room, an error.
+        #: What a receive left to the shard's own thread: consumers without room, payloads, an error.
         self._rest: Rest = []
-        self._fault: Exception | None = None
+        self._untaken: Sequence[bytes] = ()
+        self._fault: BaseException | None = None
+        #: The connection is neither over nor broken.
+        self._going = False
 
     # ---------------------------------------------------------------- reading
 
     def _read(self, connection: Connection) -> str | None:
         """Read until the connection is over. What was wrong with the stream, None when nothing was."""
         watch = self._wiring.watch
-        self._fault, self._rest = None, []
-        going = settled = True
+        self._going = settled = True
+        self._untaken, self._rest = (), []
         watch.join()
         try:
-            while going:
+            while self._going:
                 if settled and watch.worthwhile and self._at_rest(connection):
                     watch.stand(self)
-                    going = self._fault is None
-                if going and not self._rest:
-                    going = self._advance(connection, wait=True)
+                if self._going and not self._rest:
+                    self._advance(connection, wait=True)
                 settled = not self._rest
                 if not settled:
                     self._deliver_rest()
         finally:
             watch.leave()
-        return self._explain(self._fault)
+            fault, self._fault = self._fault, None
+        return self._explain(fault)
 
-    def _explain(self, fault: Exception | None) -> str | None:
+    def _explain(self, fault: BaseException | None) -> str | None:
         """What ended the reading, for the session. An error that is no fault of the stream is raised."""
         if fault is None:
             return None
@@ -107,22 +110,31 @@ class Receiving(Sending):
         connection = self._connection
         if connection is None or self._wiring.hub.routes.user_code:
             return False
-        return self._advance(connection, wait=False) and not self._rest and not self._leaving(connection)
+        self._advance(connection, wait=False)
+        return self._going and not self._rest and not self._untaken and not self._leaving(connection)
 
-    def _advance(self, connection: Connection, *, wait: bool) -> bool:
-        """Take what one receive brings. False: the connection is over, or cannot be read on."""
+    def _advance(self, connection: Connection, *, wait: bool) -> None:
+        """Take what one receive brings, or what a step has left."""
         try:
-            payloads = connection.receive(wait=wait)
-            if payloads:
-                self._take(payloads)
-        except Exception as error:  # it belongs to the shard's own thread, which may not be this one
-            self._fault = error
-            return False
-        return payloads is not None
+            payloads = self._untaken or connection.receive(wait=wait)
+            self._untaken = ()
+            if payloads is None:
+                self._going = False
+            elif payloads:
+                self._take(payloads, own=wait)
+        except BaseException as error:  # it belongs to the shard's own thread, which may not be this one
+            self._fault, self._going = error, False
 
-    def _take(self, payloads: Sequence[bytes]) -> None:
-        """Payloads to events, and these to whom they are for; ``_rest`` is for consumers that are full."""
+    def _take(self, payloads: Sequence[bytes], *, own: bool) -> None:
+        """Payloads to events, and these to whom they are for; what consumers had no room for stays in ``_rest``.
+
+        ``own``: on the shard's own thread, which alone runs functions of the user's.
+        """
         session, hub = self.session, self._wiring.hub
+        routes = hub.routes
+        if routes.user_code and not own:  # since a moment ago
+            self._untaken = payloads
+            return
         link = session.link
         assert link is not None
         link.last_received = time.monotonic()
@@ -130,14 +142,14 @@ class Receiving(Sending):
             return  # leaving: what still comes is replayed, or of no interest
         batch: list[Event] = []
         try:
-            self._decode(payloads, hub.routes, batch)
+            self._decode(payloads, routes, batch)
         finally:
             # Also what came before a payload that is broken: its sequence is counted as received.
             self.events += len(batch)
             if hub.measured:
                 tally(self.types, batch)
             if batch:
-                self._rest = hub.offer(batch)
+                self._rest = hub.offer(batch, routes)
             if not self._rest:
                 self.dealt = session.sequence
 
@@ -197,7 +209,7 @@ class Receiving(Sending):
         emitted = self._perform(actions)
         self._schedule()
         if event.op == Opcode.HEARTBEAT_ACK and self.session.latency is not None:
-            self._debug("heartbeat acknowledged after %.0f ms", self.session.latency * 1000)
+            self._log(logging.DEBUG, "heartbeat acknowledged after %.0f ms", self.session.latency * 1000)
         return emitted
 
     def _publish(self, batch: list[Event]) -> bool:

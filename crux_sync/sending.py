@@ -42,15 +42,12 @@ class Sending(ABC):
 
     @abstractmethod
     def _log(self, level: int, text: str, *values: object) -> None:
-        """Log with the shard's number. Never on the timer thread: a slow log would delay the beats of every shard."""
-
-    def _debug(self, text: str, *values: object) -> None:
-        self._log(logging.DEBUG, text, *values)
+        """Log with the shard's number, and nothing for each beat on the timer thread: a slow log delays all others."""
 
     def _debug_life(self, emit: Emit) -> None:
         # With the session id and the token anyone could take the session over: half of that is enough to keep back.
         details = {key: value for key, value in emit.data.items() if key != "session_id"}
-        self._debug("%s %s", emit.type.removeprefix("SHARD_").lower(), details)
+        self._log(logging.DEBUG, "%s %s", emit.type.removeprefix("SHARD_").lower(), details)
 
     def _release_ticket(self) -> None:
         if self._ticket is not None:
@@ -60,7 +57,7 @@ class Sending(ABC):
     # ---------------------------------------------------------------- performing
 
     def _perform(self, actions: list[Action]) -> list[Event]:
-        """Do what the session decided on the shard's own thread; the events to publish."""
+        """Do what the session decided; the events to publish. The identify is for the shard's own thread."""
         emitted: list[Event] = []
         for action in actions:
             if isinstance(action, Emit):
@@ -69,10 +66,10 @@ class Sending(ABC):
             elif isinstance(action, SendHeartbeat):
                 self._send(heartbeat(action.sequence))
             elif isinstance(action, SendIdentify):
-                self._debug("identifying")
+                self._log(logging.DEBUG, "identifying")
                 self._identify()
             elif isinstance(action, SendResume):
-                self._debug("resuming after %d", action.sequence)
+                self._log(logging.DEBUG, "resuming after %d", action.sequence)
                 self._send(resume(self._wiring.token(), action.session_id, action.sequence))
             elif isinstance(action, Disconnect):
                 self._disconnect(action)

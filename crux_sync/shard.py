@@ -91,7 +91,7 @@ class Shard(Receiving):
         self._bytes = before._bytes
 
     def _log(self, level: int, text: str, *values: object) -> None:
-        logger.log(level, f"shard %d: {text}", self.id, *values, extra={"shard": self.id})
+        logger.log(level, f"shard %d: {text}", self.id, *values, extra={"shard": self.id}, stacklevel=2)
 
     def __repr__(self) -> str:
         latency = f", {self.latency * 1000:.0f} ms" if self.latency is not None else ""
@@ -221,7 +221,7 @@ class Shard(Receiving):
             self.session.state = State.WAITING
         if self._ticket is None:
             self._ticket = self._wiring.limiter.enqueue(self.id)
-        self._debug("waiting for an identify")
+        self._log(logging.DEBUG, "waiting for an identify")
         if self._stopping.is_set() or not self._ticket.wait(self._stopping):
             return False
         with self._lock:
@@ -231,7 +231,7 @@ class Shard(Receiving):
     def _open(self, connection: Connection, dial: Dial) -> list[Action] | None:
         """Dial. None when connected, else what the session makes of the failure."""
         url = dial.url
-        self._debug("dialling, to %s", "resume" if dial.resume else "identify")
+        self._log(logging.DEBUG, "dialling, to %s", "resume" if dial.resume else "identify")
         with self._lock:
             self.session.state = State.CONNECTING
         try:
@@ -279,5 +279,5 @@ class Shard(Receiving):
                 return None
             elif isinstance(action, Redial):
                 delay = action.delay
-                self._debug("next connection in %.1f s", delay)
+                self._log(logging.DEBUG, "next connection in %.1f s", delay)
         return None if self._stopping.is_set() else delay

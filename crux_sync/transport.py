@@ -140,6 +140,8 @@ class TLSTransport(Transport):
             self._incoming, self._outgoing, server_side=hostname is None, server_hostname=hostname
         )
         self._tls_lock = Lock()
+        #: TLS itself has ended, by a close_notify or a record that is not authentic; the TCP stream may go on.
+        self._ended = False
         self._handshake()
 
     def _handshake(self) -> None:
@@ -185,30 +187,30 @@ class TLSTransport(Transport):
         parts: list[bytes] = []
         if self._incoming.pending or self._tls.pending():  # left over from the handshake
             self._decrypt(parts)
-        while not parts:
+        while not parts and not self._ended:
             data = super().read(size, wait=wait)
             if not data:
                 return data
             with self._tls_lock:
                 self._incoming.write(data)
-            if not self._decrypt(parts):
-                break
+            self._decrypt(parts)
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
-    def _decrypt(self, parts: list[bytes]) -> bool:
+    def _decrypt(self, parts: list[bytes]) -> None:
         """Decrypt what is there. The lock is let go between records, for a heartbeat to slip in."""
-        while True:
+        while not self._ended:
             with self._tls_lock:
                 try:
                     part = self._tls.read(RECEIVE_SIZE)
                 except ssl.SSLWantReadError:
                     self._encrypted()
-                    return True
+                    return
                 except ssl.SSLError:
-                    return False
-            if not part:
-                return False
-            parts.append(part)
+                    part = b""
+            if part:
+                parts.append(part)
+            else:
+                self._ended = True
 
     def _encrypted(self) -> None:
         """Pass on what TLS itself has to say (key updates). The TLS lock is held, so the order is kept."""

@@ -8,20 +8,24 @@ consumer is full) gets its own thread back, and where the leader's own shard doe
 That pays while the GIL comes back at once. Beside a thread that computes, every call that lets go of it waits, and many
 threads wait together where one would wait in turn; so once that is seen, all read for themselves for a while. Without a
 GIL every shard reads for itself always.
+
+Functions of the user's run on the shard's own thread, as ever: while there is a selector, a hash or a dispatcher of the
+user's, nobody stands here. Only log handlers see the leader's thread.
 """
 
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import Protocol
 
 #: Whether threads share a GIL, and the system can wait for many sockets at a price that does not grow with them.
 POSSIBLE = getattr(sys, "_is_gil_enabled", lambda: True)() and hasattr(select, "epoll")
 
-#: A step that takes this long (seconds; normally some ten microseconds) waited for the GIL: another thread computes,
-#: and keeps it for five milliseconds at a time.
+#: A leader that waited this long in its steps, seconds, waited for the GIL: another thread computes, and keeps it for
+#: five milliseconds at a time.
 STALL = 0.004
 
 #: After a stall each reads for itself for so long: the first time, and at most, seconds. It doubles while stalls go on:
@@ -36,7 +40,10 @@ class Member(Protocol):
         """The descriptor of its socket; the same from ``stand`` until that returns."""
 
     def step(self) -> bool:
-        """Take what has arrived, without waiting for anything. False: its own thread must go on. Raises nothing."""
+        """Take what has arrived, on the leader's thread, and wait for nothing. False: its own thread must go on.
+
+        Raises nothing: it would end the wrong shard.
+        """
 
 
 class Place:
@@ -113,7 +120,7 @@ class Watch:
         self._places[descriptor] = place  # before the leader can hear of it
         try:
             self._epoll.register(descriptor, select.EPOLLIN)
-        except OSError:
+        except BaseException:
             del self._places[descriptor]
             raise
         if self._leader is not None:
@@ -129,6 +136,8 @@ class Watch:
         try:
             while not place.relieved and self.worthwhile:
                 self._look(poll)
+        except OSError:  # somebody closed a descriptor that is not his; the next would meet the same
+            self._part()
         finally:
             with self._lock:
                 self._relieve(place)
@@ -139,17 +148,19 @@ class Watch:
     def _look(self, poll: Callable[[], list[tuple[int, int]]]) -> None:
         """Wait, and take the steps that are due."""
         due = poll()
-        began = perf_counter()
+        began = before = perf_counter()
+        worked = thread_time()
         for descriptor, _ in due:
             place = self._places[descriptor]
             if not place.member.step():
                 with self._lock:
                     self._relieve(place)
-            ended = perf_counter()
-            if ended - began >= STALL:
+            now = perf_counter()
+            # A step may be long because there was much to do; what of the time was no work was waiting.
+            if now - before >= STALL and now - began - (thread_time() - worked) >= STALL:
                 self._part()
                 return  # what is due still is taken by those whose it is
-            began = ended
+            before = now
 
     def _part(self) -> None:
         """Everybody reads for himself for a while."""
@@ -171,7 +182,8 @@ class Watch:
         assert self._epoll is not None
         descriptor = place.member.fileno()
         del self._places[descriptor]
-        self._epoll.unregister(descriptor)
+        with suppress(OSError):
+            self._epoll.unregister(descriptor)
         self._call(place)
 
     def _call(self, place: Place) -> None:
@@ -181,5 +193,6 @@ class Watch:
 
     def _close(self) -> None:
         if self._epoll is not None:
-            self._epoll.close()
+            with suppress(OSError):
+                self._epoll.close()
             self._epoll = None

@@ -14,7 +14,7 @@ from .watch import Watch
 
 
 class Host(Protocol):
-    """What a shard asks of its gateway. Called on the shard's thread, with no lock held."""
+    """What a shard asks of its gateway. Called on the shard's own thread, with no lock held."""
 
     def gateway_url(self, *, refresh: bool) -> str: ...
 

@@ -224,15 +224,15 @@ def test_a_bug_of_ours_ends_no_shard(discord, quick, log, monkeypatch):
     gateway = quick()
     watch(gateway, log)
     broken = threading.Event()
-    publish = gateway._hub.publish
+    offer = gateway._hub.offer
 
-    def fail_once(events, gate):
+    def fail_once(events, routes):
         if not broken.is_set() and any(event.type == "TYPING_START" for event in events):
             broken.set()
             raise RuntimeError("a bug")
-        return publish(events, gate)
+        return offer(events, routes)
 
-    gateway._hub.publish = fail_once
+    gateway._hub.offer = fail_once
     flood(discord, 50)
     check(discord, gateway, log, "resume")
     assert broken.is_set()

@@ -1,15 +1,21 @@
 """One thread waits for the sockets of many shards: who leads, who gets its own thread back, and when all part."""
 
+import contextlib
+import gc
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import eventually
+from test_faults import FAULTS
 
 from crux_sync import BroadcastDispatcher, DemandDispatcher, PartitionDispatcher
 from crux_sync import watch as module
+from crux_sync.limits import LocalIdentifyLimiter
+from crux_sync.transport import TLSTransport
 from crux_sync.watch import APART, POSSIBLE, STALL, Watch
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="without a GIL, or without epoll, every shard reads for itself")
@@ -45,11 +51,13 @@ class Member:
 
     def live(self) -> None:
         while True:
+            known = len(self.steps)
             self.watch.stand(self)
             self.returned += 1
-            if self.steps and not self.steps[-1][0]:
+            last = self.steps[-1][0] if len(self.steps) > known else b"."
+            if not last:
                 break
-            if self.steps and self.beyond in self.steps[-1][0]:
+            if self.beyond in last:
                 continue
             data = self.near.recv(100)
             self.steps.append((data, self.name))
@@ -201,6 +209,51 @@ def test_a_computing_thread_makes_all_part(line):
     assert eventually(lambda: not watch._places)
 
 
+def test_much_to_do_is_no_stall(line, monkeypatch):
+    """A step of megabytes takes long, and is work: the clock of the thread says so."""
+    watch, members = line
+    spent = [0.0]
+    monkeypatch.setattr(module, "perf_counter", lambda: spent[0])
+    monkeypatch.setattr(module, "thread_time", lambda: spent[0])
+
+    def work() -> None:
+        spent[0] += 3 * STALL
+
+    members[2].slow = work
+    members[2].far.send(b"x")
+    assert eventually(lambda: members[2].data == b"x")
+    members[3].far.send(b"y")
+    assert eventually(lambda: members[3].data == b"y")
+    assert members[3].steps[-1][1] == members[0].name
+    assert len(watch._places) == 5
+
+
+def test_an_epoll_that_somebody_closed_is_replaced(line, monkeypatch):
+    watch, members = line
+    monkeypatch.setattr(module, "APART", (0.0, 0.0))
+    os.close(watch._epoll.fileno())
+    for member in members:
+        member.far.send(b"x")
+        assert eventually(lambda one=member: b"x" in one.data)
+    for member in members:
+        while not member.stands():
+            member.far.send(b".")
+            eventually(member.stands, 0.05)
+
+
+def test_without_a_gil_each_reads_for_itself():
+    watch = Watch(possible=False)
+    members = [Member(watch, f"shard {number}") for number in range(3)]
+    for member in members:
+        member.far.send(b"x")
+        assert eventually(lambda one=member: one.data == b"x")
+        assert member.steps[-1][1] == member.name
+    assert not watch._places
+    for member in members:
+        member.far.close()
+        member.thread.join(10)
+
+
 def test_many_come_and_go_at_once():
     watch = Watch()
     members = [Member(watch, f"shard {number}") for number in range(30)]
@@ -281,6 +334,7 @@ def test_shards_at_rest_are_read_by_one_thread_and_nothing_is_lost(discord, conn
         return step(shard)
 
     monkeypatch.setattr(Shard, "step", noted)
+    before = epolls()
     gateway = connect()
     events = gateway.subscribe("MESSAGE_CREATE")
     gateway.start()
@@ -297,8 +351,9 @@ def test_shards_at_rest_are_read_by_one_thread_and_nothing_is_lost(discord, conn
     assert got == {shard_id: [str(number) for number in range(40)] for shard_id in range(SHARDS)}
     assert set(readers) == set(range(SHARDS))
     assert len(set(readers.values())) == 1
+    assert epolls() == before + 1
     gateway.close()
-    assert epolls() == 0
+    assert epolls() == before
 
 
 @pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS, heartbeat_interval=0.5)
@@ -377,7 +432,7 @@ def test_what_runs_user_code_is_known():
 
 @pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS)
 def test_shards_are_stopped_and_started_while_they_stand_in_line(discord, connect):
-    gateway = connect()
+    before, gateway = epolls(), connect()
     events = gateway.subscribe("MESSAGE_CREATE")
     gateway.start()
     assert discord.wait_ready(SHARDS)
@@ -391,4 +446,116 @@ def test_shards_are_stopped_and_started_while_they_stand_in_line(discord, connec
         if shard_id != leader:
             gateway.stop_shard(shard_id, resume=True)
     assert repr(gateway._wiring.watch) == "<Watch of 0 of 0, led by nobody>"
-    assert epolls() == 0
+    assert epolls() == before
+
+
+@pytest.mark.discord(
+    shards=3,
+    max_concurrency=3,
+    heartbeat_interval=0.5,
+    heartbeat_tolerance=20,
+    allow_violations=True,
+    session_expiry=60,
+)
+@pytest.mark.parametrize("fault", [name for name, (_, outcome) in FAULTS.items() if outcome != "identify"])
+def test_the_matrix_of_faults_for_a_shard_in_line(discord, connect, log, fault):
+    """As in ``test_faults``, where shards read for themselves: what happens to one is met by another's thread."""
+    gateway = connect(identify_limiter=LocalIdentifyLimiter(3, period=0.0))
+    gateway.on()(log)
+    gateway.on_error(lambda error, event, source: None)
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(3)
+    settle(discord, gateway, events, 3)
+    act, outcome = FAULTS[fault]
+    for number in range(100):
+        if number == 50:
+            act(discord)
+        for shard_id in range(3):
+            discord.dispatch("TYPING_START", {"guild_id": guild_of(shard_id, 3), "n": number})
+    if outcome == "resume":
+        assert discord.wait_for(lambda: discord.resumes, 15)
+    for session in discord.session_history:
+        assert eventually(lambda of=session: log.sequences(of.shard_id)[-1] == of.sequence, 15)
+        # Nothing lost, twice or out of order.
+        assert log.sequences(session.shard_id) == [logged.sequence for logged in session.events]
+    assert len(discord.identifies) == 3
+    assert {gateway.shards[1].connects, gateway.shards[2].connects} == {1}
+
+
+@pytest.mark.discord(shards=3, max_concurrency=3, tls=True)
+@pytest.mark.parametrize("what", ["close_notify", "a record that is not authentic"])
+def test_tls_that_ends_while_tcp_goes_on(discord, connect, what):
+    gateway = connect()
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(3)
+    settle(discord, gateway, events, 3)
+    ours = gateway.shards[1]._connection._transport
+    theirs = next(
+        one
+        for one in gc.get_objects()
+        if isinstance(one, TLSTransport)
+        and one is not ours
+        and one.fileno() >= 0
+        and one._sock.getpeername() == ours._sock.getsockname()
+    )
+    with theirs._tls_lock:
+        if what == "close_notify":
+            with contextlib.suppress(ssl.SSLWantReadError):
+                theirs._tls.unwrap()
+            theirs._sock.sendall(theirs._outgoing.read())
+        else:
+            theirs._sock.sendall(b"\x17\x03\x03\x00\x20" + b"z" * 32)
+    assert eventually(lambda: gateway.shards[1].connects == 2, 5)
+    discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(1, 3), "content": "x"})
+    assert events.get(timeout=10).shard_id == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.discord(shards=3, max_concurrency=3)
+def test_what_is_raised_in_a_step_ends_the_shard_it_is_of(discord, connect, monkeypatch):
+    """Whatever it is: a SystemExit out of a function of the user's ends a thread, and it must be the right one."""
+    gateway = connect()
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(3)
+    settle(discord, gateway, events, 3)
+    victim = next(one for one in range(3) if one != gateway._wiring.watch._leader.member.id)
+    offer = gateway._hub.offer
+
+    def leave(batch, routes):
+        if batch[0].type == "TYPING_START":
+            raise SystemExit
+        return offer(batch, routes)
+
+    gateway._hub.offer = leave
+    gateway.subscribe("TYPING_START")
+    discord.dispatch("TYPING_START", {"guild_id": guild_of(victim, 3)})
+    assert eventually(lambda: gateway.shards[victim].state == "stopped")
+    for shard_id in set(range(3)) - {victim}:
+        discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(shard_id, 3), "content": "x"})
+        assert events.get(timeout=5).shard_id == shard_id
+
+
+@pytest.mark.discord(shards=2, max_concurrency=2)
+def test_a_selector_that_comes_in_the_middle_of_a_step(discord, connect):
+    gateway = connect()
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(2)
+    settle(discord, gateway, events, 2)
+    victim = 1 - gateway._wiring.watch._leader.member.id
+    connection, asked = gateway.shards[victim]._connection, []
+    receive = connection.receive
+
+    def slow(*, wait=True):
+        payloads = receive(wait=wait)
+        if payloads and not asked:
+            gateway.subscribe("MESSAGE_CREATE", selector=lambda event: asked.append(threading.current_thread().name))
+        return payloads
+
+    connection.receive = slow
+    discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(victim, 2), "content": "x"})
+    assert events.get(timeout=5).data["content"] == "x"
+    assert asked == [f"crux-shard-{victim}"]
