@@ -1,17 +1,20 @@
 """TLS under load in both directions, closing against difficult servers, dialling over dead addresses."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import trustme
 from conftest import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crux_sync.session import Session
-from crux_sync.transport import Transport, dial
+from crux_sync.transport import TLSTransport, Transport, dial
 
 
 @pytest.mark.discord(tls=True, shards=50, max_concurrency=50, guilds_per_shard=1)
@@ -173,6 +176,41 @@ def test_no_input_breaks_the_session(steps):
             getattr(session, what)(now)
         assert session.link is None or session.failures >= 0
         assert session.next_dial().resume is (session.session_id is not None and session.sequence is not None)
+
+
+def test_a_read_that_does_not_wait():
+    near, far = socket.socketpair()
+    with near, far:
+        transport = Transport(near, time.monotonic() + 5)
+        transport.established()
+        assert transport.read(wait=False) is None
+        far.sendall(b"x")
+        assert transport.read(wait=False) == b"x"
+        assert transport.read(wait=False) is None
+        far.close()
+        assert transport.read(wait=False) == b""
+
+
+def test_a_tls_record_that_comes_in_pieces_is_not_waited_for():
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    near, far = socket.socketpair()
+    with near, far, ThreadPoolExecutor(1) as pool:
+        deadline = time.monotonic() + 5
+        server = pool.submit(TLSTransport, far, deadline, context, None)
+        trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        client = TLSTransport(near, deadline, trusting, "localhost")
+        peer = server.result(5)
+        client.established()
+        while client.read(wait=False) is not None:  # tickets
+            pass
+        peer._tls.write(b"hello")
+        record = peer._outgoing.read()
+        far.sendall(record[:-3])
+        assert client.read(wait=False) is None
+        far.sendall(record[-3:])
+        assert client.read(wait=False) == b"hello"
 
 
 @pytest.mark.parametrize("writes", [0, 3])

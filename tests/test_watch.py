@@ -418,6 +418,7 @@ def test_a_selector_that_hangs_holds_up_its_own_shard_only(discord, connect):
     for _ in range(3):
         discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(1, 2), "content": "x"})
         assert events.get(timeout=5).shard_id == 1
+    assert not gateway._wiring.watch._places  # nobody stands where it might run
     go.set()
 
 
