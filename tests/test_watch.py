@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from test_faults import FAULTS
 from crux_sync import BroadcastDispatcher, DemandDispatcher, PartitionDispatcher
 from crux_sync import watch as module
 from crux_sync.limits import LocalIdentifyLimiter
-from crux_sync.transport import TLSTransport
+from crux_sync.transport import TLSTransport, Transport
 from crux_sync.watch import APART, POSSIBLE, STALL, Watch
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="without a GIL, or without epoll, every shard reads for itself")
@@ -377,7 +378,7 @@ def test_faults_of_any_shard_leave_the_others_reading(discord, connect, fault):
     settle(discord, gateway, events)
 
 
-@pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS)
+@pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS, heartbeat_interval=600)  # no ack to wake anybody
 def test_a_full_consumer_stops_its_shard_and_no_other(discord, connect):
     gateway = connect()
     events = gateway.subscribe("MESSAGE_CREATE")
@@ -484,6 +485,42 @@ def test_the_matrix_of_faults_for_a_shard_in_line(discord, connect, log, fault):
     assert {gateway.shards[1].connects, gateway.shards[2].connects} == {1}
 
 
+def far_end(shard) -> Transport:
+    """The simulator's end of a shard's connection."""
+    ours = shard._connection._transport
+    return next(
+        one
+        for one in gc.get_objects()
+        if isinstance(one, Transport)
+        and one is not ours
+        and one.fileno() >= 0
+        and one._sock.getpeername() == ours._sock.getsockname()
+    )
+
+
+@pytest.mark.discord(shards=3, max_concurrency=3, heartbeat_interval=600)
+@pytest.mark.parametrize("read_by", ["the leader", "its own thread"])
+def test_a_close_frame_is_enough_to_leave_the_line(discord, connect, read_by):
+    """The server says goodbye, and leaves the TCP stream open."""
+    gateway = connect()
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(3)
+    settle(discord, gateway, events, 3)
+    watch = gateway._wiring.watch
+    shard_id = next(one for one in range(3) if one != watch._leader.member.id)
+    if read_by == "its own thread":
+        watch._apart_until = time.monotonic() + 60
+        with watch._lock:
+            watch._relieve(watch._places[gateway.shards[shard_id].fileno()])
+        discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(shard_id, 3), "content": "x"})
+        assert events.get(timeout=5).shard_id == shard_id
+        assert at_rest(gateway, 2, 5)
+        watch._apart_until = 0.0  # from the next receive on it may stand again
+    far_end(gateway.shards[shard_id])._sock.sendall(b"\x88\x02\x0f\xa0")
+    assert eventually(lambda: gateway.shards[shard_id].connects == 2, 8)
+
+
 @pytest.mark.discord(shards=3, max_concurrency=3, tls=True)
 @pytest.mark.parametrize("what", ["close_notify", "a record that is not authentic"])
 def test_tls_that_ends_while_tcp_goes_on(discord, connect, what):
@@ -492,15 +529,8 @@ def test_tls_that_ends_while_tcp_goes_on(discord, connect, what):
     gateway.start()
     assert discord.wait_ready(3)
     settle(discord, gateway, events, 3)
-    ours = gateway.shards[1]._connection._transport
-    theirs = next(
-        one
-        for one in gc.get_objects()
-        if isinstance(one, TLSTransport)
-        and one is not ours
-        and one.fileno() >= 0
-        and one._sock.getpeername() == ours._sock.getsockname()
-    )
+    theirs = far_end(gateway.shards[1])
+    assert isinstance(theirs, TLSTransport)
     with theirs._tls_lock:
         if what == "close_notify":
             with contextlib.suppress(ssl.SSLWantReadError):
