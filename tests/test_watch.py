@@ -304,7 +304,7 @@ def at_rest(gateway, count: int, timeout: float) -> bool:
     return eventually(lambda: len(gateway._wiring.watch._places) == count, timeout)
 
 
-def settle(discord, gateway, events, count: int = SHARDS) -> None:
+def settle(discord, gateway, events, count: int) -> None:
     """Events, until all shards stand in line, and all of these events taken."""
     guilds = [guild_of(shard_id) for shard_id in gateway.shards]
     while not at_rest(gateway, count, 0):
@@ -313,6 +313,16 @@ def settle(discord, gateway, events, count: int = SHARDS) -> None:
         for _ in guilds:
             events.get(timeout=5)
         at_rest(gateway, count, 0.05)
+
+
+def in_line(discord, connect, shards: int):
+    """A gateway whose shards all stand in line, and its messages."""
+    gateway = connect()
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(shards)
+    settle(discord, gateway, events, shards)
+    return gateway, events
 
 
 def guild_of(shard_id: int, shards: int = SHARDS) -> str:
@@ -336,11 +346,7 @@ def test_shards_at_rest_are_read_by_one_thread_and_nothing_is_lost(discord, conn
 
     monkeypatch.setattr(Shard, "step", noted)
     before = epolls()
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(SHARDS)
-    settle(discord, gateway, events)
+    gateway, events = in_line(discord, connect, SHARDS)
     readers.clear()
     for number in range(40):
         for shard_id in range(SHARDS):
@@ -360,11 +366,7 @@ def test_shards_at_rest_are_read_by_one_thread_and_nothing_is_lost(discord, conn
 @pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS, heartbeat_interval=0.5)
 @pytest.mark.parametrize("fault", ["drop", "reconnect", "close_connection", "stop_acks", "invalidate"])
 def test_faults_of_any_shard_leave_the_others_reading(discord, connect, fault):
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(SHARDS)
-    settle(discord, gateway, events)
+    gateway, events = in_line(discord, connect, SHARDS)
     leader = gateway._wiring.watch._leader.member.id
     for shard_id in (leader, (leader + 3) % SHARDS):
         arguments = {"close_connection": {"code": 4000}, "invalidate": {"resumable": True}}.get(fault, {})
@@ -375,7 +377,7 @@ def test_faults_of_any_shard_leave_the_others_reading(discord, connect, fault):
         assert {events.get(timeout=15).shard_id for _ in range(SHARDS)} == set(range(SHARDS))
         assert eventually(lambda one=shard_id, known=connects: gateway.shards[one].connects == known + 1, 15)
         assert eventually(lambda: all(shard.state == "ready" for shard in gateway.shards.values()), 15)
-    settle(discord, gateway, events)
+    settle(discord, gateway, events, SHARDS)
 
 
 @pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS, heartbeat_interval=600)  # no ack to wake anybody
@@ -385,7 +387,7 @@ def test_a_full_consumer_stops_its_shard_and_no_other(discord, connect):
     narrow = gateway.subscribe("TYPING_START", maxsize=4)
     gateway.start()
     assert discord.wait_ready(SHARDS)
-    settle(discord, gateway, events)
+    settle(discord, gateway, events, SHARDS)
     leader = gateway._wiring.watch._leader.member.id
     for number in range(20):
         discord.dispatch("TYPING_START", {"guild_id": guild_of(leader), "user_id": str(number)})
@@ -434,11 +436,8 @@ def test_what_runs_user_code_is_known():
 
 @pytest.mark.discord(shards=SHARDS, max_concurrency=SHARDS)
 def test_shards_are_stopped_and_started_while_they_stand_in_line(discord, connect):
-    before, gateway = epolls(), connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(SHARDS)
-    settle(discord, gateway, events)
+    before = epolls()
+    gateway, events = in_line(discord, connect, SHARDS)
     leader = gateway._wiring.watch._leader.member.id
     gateway.stop_shard(leader, resume=False)
     assert gateway.shards[leader].state == "stopped"
@@ -502,11 +501,7 @@ def far_end(shard) -> Transport:
 @pytest.mark.parametrize("read_by", ["the leader", "its own thread"])
 def test_a_close_frame_is_enough_to_leave_the_line(discord, connect, read_by):
     """The server says goodbye, and leaves the TCP stream open."""
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(3)
-    settle(discord, gateway, events, 3)
+    gateway, events = in_line(discord, connect, 3)
     watch = gateway._wiring.watch
     shard_id = next(one for one in range(3) if one != watch._leader.member.id)
     if read_by == "its own thread":
@@ -524,11 +519,7 @@ def test_a_close_frame_is_enough_to_leave_the_line(discord, connect, read_by):
 @pytest.mark.discord(shards=3, max_concurrency=3, tls=True)
 @pytest.mark.parametrize("what", ["close_notify", "a record that is not authentic"])
 def test_tls_that_ends_while_tcp_goes_on(discord, connect, what):
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(3)
-    settle(discord, gateway, events, 3)
+    gateway, events = in_line(discord, connect, 3)
     theirs = far_end(gateway.shards[1])
     assert isinstance(theirs, TLSTransport)
     with theirs._tls_lock:
@@ -547,11 +538,7 @@ def test_tls_that_ends_while_tcp_goes_on(discord, connect, what):
 @pytest.mark.discord(shards=3, max_concurrency=3)
 def test_what_is_raised_in_a_step_ends_the_shard_it_is_of(discord, connect, monkeypatch):
     """Whatever it is: a SystemExit out of a function of the user's ends a thread, and it must be the right one."""
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(3)
-    settle(discord, gateway, events, 3)
+    gateway, events = in_line(discord, connect, 3)
     victim = next(one for one in range(3) if one != gateway._wiring.watch._leader.member.id)
     offer = gateway._hub.offer
 
@@ -571,11 +558,7 @@ def test_what_is_raised_in_a_step_ends_the_shard_it_is_of(discord, connect, monk
 
 @pytest.mark.discord(shards=2, max_concurrency=2)
 def test_a_selector_that_comes_in_the_middle_of_a_step(discord, connect):
-    gateway = connect()
-    events = gateway.subscribe("MESSAGE_CREATE")
-    gateway.start()
-    assert discord.wait_ready(2)
-    settle(discord, gateway, events, 2)
+    gateway, events = in_line(discord, connect, 2)
     victim = 1 - gateway._wiring.watch._leader.member.id
     connection, asked = gateway.shards[victim]._connection, []
     receive = connection.receive
