@@ -14,7 +14,7 @@
 """
 
 from .callbacks import listens
-from .dispatch import BroadcastDispatcher, DemandDispatcher, Dispatcher, PartitionDispatcher
+from .dispatchers import BroadcastDispatcher, DemandDispatcher, Dispatcher, PartitionDispatcher
 from .errors import (
     AuthenticationFailed,
     CommandTimeout,

@@ -9,7 +9,8 @@ from typing import Any
 
 from .callbacks import Registry, Workers, check_callable, check_names, create_decoder
 from .collecting import Mailbox
-from .dispatch import Hub, create_dispatcher
+from .dispatch import Hub
+from .dispatchers import create_dispatcher
 from .errors import ConfigurationError, CruxError, CruxWarning, GatewayClosed
 from .events import Event
 from .intents import advice_for_event

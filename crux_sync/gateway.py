@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from .callbacks import check_callable
 from .commander import Commander
-from .dispatch import create_dispatcher
+from .dispatchers import create_dispatcher
 from .endpoint import Endpoint
 from .errors import ConfigurationError, FatalCloseError, GatewayClosed, SessionStartLimitReached
 from .events import Event

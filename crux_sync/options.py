@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from .connection import proxy_options
 from .discovery import is_loopback
-from .dispatch import BroadcastDispatcher, create_dispatcher
+from .dispatchers import BroadcastDispatcher, create_dispatcher
 from .errors import ConfigurationError
 from .inflate import COMPRESSIONS, import_zstd
 from .intents import ALL, Intents

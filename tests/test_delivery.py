@@ -26,7 +26,8 @@ from crux_sync import (
     PartitionDispatcher,
     listens,
 )
-from crux_sync.dispatch import BroadcastDispatcher, Hub
+from crux_sync.dispatch import Hub
+from crux_sync.dispatchers import BroadcastDispatcher
 from crux_sync.subscription import Subscription
 
 
