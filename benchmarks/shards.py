@@ -2,7 +2,8 @@
 
 idle: threads, memory and CPU of 1, 100 and 1,000 idle shards against the simulator, and the latest heartbeat.
 startup: 32 shards at max_concurrency 16, against the 5 s that the identify rule asks for.
-traffic: CPU per event with 64 shards, against 64 bare threads that only receive and inflate the same total.
+traffic: CPU per event with 64 shards, and with each read by its own thread, against 64 bare threads that only receive
+and inflate the same total.
 Every client runs in a process of its own; servers in others.
 """
 
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from .load import LAST
 from .paced import start
@@ -67,8 +69,8 @@ def wait_ready(gateway: object) -> None:
         threading.Event().wait(0.005)
 
 
-def ours(url: str, count: int) -> dict[str, float]:
-    """64 shards, a callback that counts messages."""
+def ours(url: str, count: int, *, apart: bool = False) -> dict[str, float]:
+    """64 shards and nobody who listens but for the last event. ``apart``: each thread reads for its own shard."""
     from crux_sync import Gateway, Intents
     from crux_sync.limits import LocalIdentifyLimiter
 
@@ -82,6 +84,8 @@ def ours(url: str, count: int) -> dict[str, float]:
             done.set()
 
     gateway.on(LAST)(finished)
+    if apart:  # a function of the user's makes it so, and this one is never called
+        gateway.subscribe("RESUMED", selector=bool)
     gateway.start()
     wait_ready(gateway)
     cpu = time.process_time()
@@ -135,6 +139,7 @@ CLIENTS: dict[str, Callable[[str, int], dict[str, float]]] = {
     "idle": idle,
     "startup": startup,
     "ours": ours,
+    "apart": partial(ours, apart=True),
     "bare": bare,
 }
 
@@ -186,7 +191,7 @@ def measure_startup() -> None:
 
 def measure_traffic(runs: int) -> None:
     for rate, seconds in ((6400.0, 10.0), (20_000.0, 5.0)):
-        costs: dict[str, list[float]] = {"bare": [], "ours": []}
+        costs: dict[str, list[float]] = {"bare": [], "ours": [], "apart": []}
         for _ in range(runs):
             for client, found in costs.items():
                 server, url = start(TRAFFIC_SHARDS, rate, seconds)
@@ -196,7 +201,8 @@ def measure_traffic(runs: int) -> None:
         medians = {client: statistics.median(found) for client, found in costs.items()}
         print(
             f"traffic: {TRAFFIC_SHARDS} shards, {rate:g} events/s: {medians['ours']:.2f} µs of CPU an event, "
-            f"bare threads {medians['bare']:.2f}: {medians['ours'] / medians['bare']:.2f} times",
+            f"bare threads {medians['bare']:.2f}: {medians['ours'] / medians['bare']:.2f} times; "
+            f"each shard read by its own thread {medians['apart']:.2f}: {medians['apart'] / medians['bare']:.2f} times",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """The consumers' side of a gateway: callbacks, subscriptions, iteration, waiting for one event."""
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator
@@ -72,7 +73,7 @@ class Consumers(Registering):
         for name in sorted(names):
             advice = advice_for_event(name, self._options.intents)
             if advice:
-                warnings.warn(advice, CruxWarning, stacklevel=4)
+                warnings.warn(advice, CruxWarning, stacklevel=level_of_caller())
 
     # ---------------------------------------------------------------- consumers
 
@@ -224,6 +225,14 @@ class Consumers(Registering):
                 "this gateway belongs to the process it was made in; after fork (gunicorn, Celery) make and start one "
                 "in each worker that needs it"
             )
+
+
+def level_of_caller() -> int:
+    """The ``stacklevel``, for who asks, of the first caller outside this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def consume(subscription: Subscription) -> Iterator[Event]:

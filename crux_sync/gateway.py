@@ -23,7 +23,7 @@ from .sessions import Identity, StoredSession, create_store
 from .shard import Shard
 from .signals import Interrupted, closing_signals
 from .stats import Stats, SubscriptionStats
-from .watch import Watch
+from .watch import POSSIBLE, Watch
 from .wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Gateway(Commander):
             host=self,
             hub=self._hub,
             heartbeater=self._heartbeater,
-            watch=Watch(),
+            watch=Watch(possible=POSSIBLE and options.permitted is None),
             limiter=self._limiter(options, endpoint, sum(shard_id not in stored for shard_id in ids)),
             token=lambda: token,
             intents=options.intents,

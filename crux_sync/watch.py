@@ -9,8 +9,8 @@ That pays while the GIL comes back at once. Beside a thread that computes, every
 threads wait together where one would wait in turn; so once that is seen, all read for themselves for a while. Without a
 GIL every shard reads for itself always.
 
-Functions of the user's run on the shard's own thread, as ever: while there is a selector, a hash or a dispatcher of the
-user's, nobody stands here. Only log handlers see the leader's thread.
+Functions of the user's hold up the shard they run for and no other: while there is a selector, a hash, a dispatcher or
+a ``permitted`` of the user's, nobody stands here. Only log handlers see the leader's thread.
 """
 
 import select

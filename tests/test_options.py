@@ -1,5 +1,6 @@
 """Bad input gets a clear error before anything is sent."""
 
+import contextlib
 import socket
 import time
 import warnings
@@ -185,9 +186,12 @@ def test_intents_that_hide_what_is_listened_to(name, intents, says):
             use()
 
 
-def test_a_warning_points_at_the_caller():
-    with pytest.warns(CruxWarning) as record:
-        Gateway("made-up").on("MESAGE_CREATE")
+@pytest.mark.parametrize("use", ["on", "once", "subscribe", "wait_for"])
+def test_a_warning_points_at_the_caller(use):
+    method = getattr(Gateway("made-up"), use)
+    options = {"timeout": 0} if use == "wait_for" else {}
+    with pytest.warns(CruxWarning) as record, contextlib.suppress(TimeoutError):
+        method("MESAGE_CREATE", **options)
     assert record[0].filename == __file__
 
 

@@ -425,6 +425,19 @@ def test_a_selector_that_hangs_holds_up_its_own_shard_only(discord, connect):
     go.set()
 
 
+@pytest.mark.discord(shards=2, max_concurrency=2)
+def test_nobody_stands_where_permission_is_asked_for(discord, connect):
+    gateway = connect(permitted=lambda: True)
+    events = gateway.subscribe("MESSAGE_CREATE")
+    gateway.start()
+    assert discord.wait_ready(2)
+    for _ in range(5):
+        for shard_id in range(2):
+            discord.dispatch("MESSAGE_CREATE", {"guild_id": guild_of(shard_id, 2), "content": "x"})
+            assert events.get(timeout=5).shard_id == shard_id
+        assert not gateway._wiring.watch._places
+
+
 def test_what_runs_user_code_is_known():
     class Mine(BroadcastDispatcher):
         pass
