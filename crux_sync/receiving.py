@@ -211,9 +211,6 @@ class Receiving(Sending):
             self._log(logging.DEBUG, "heartbeat acknowledged after %.0f ms", self.session.latency * 1000)
         return emitted
 
-    def _publish(self, batch: list[Event]) -> bool:
-        return self._wiring.hub.publish(batch, self)
-
     def cancelled(self) -> bool:
         """The hub asks: stop waiting for consumers?"""
         return self._abandoning

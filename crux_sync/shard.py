@@ -273,7 +273,7 @@ class Shard(Receiving):
         for action in actions:
             if isinstance(action, Emit):
                 self._debug_life(action)
-                self._publish([Event.create(action.type, action.data, self.id)])
+                self._wiring.hub.publish([Event.create(action.type, action.data, self.id)], self)
             elif isinstance(action, Fail):
                 self._wiring.host.shard_failed(self.id, action.error)
                 return None

@@ -84,16 +84,18 @@ class Watch:
     def join(self) -> None:
         """A connection is up."""
         with self._lock:
-            self._members += 1
-            self.worthwhile = self._possible and self._members > 1
+            self._count(1)
 
     def leave(self) -> None:
         """A connection is over, before its socket is closed."""
         with self._lock:
-            self._members -= 1
-            self.worthwhile = self._possible and self._members > 1
+            self._count(-1)
             if not self._members:
                 self._close()
+
+    def _count(self, change: int) -> None:
+        self._members += change
+        self.worthwhile = self._possible and self._members > 1
 
     def stand(self, member: Member) -> None:
         """Rest until ``member`` has to read for itself; at once where that is better anyway."""
@@ -120,7 +122,7 @@ class Watch:
         self._places[descriptor] = place  # before the leader can hear of it
         try:
             self._epoll.register(descriptor, select.EPOLLIN)
-        except BaseException:
+        except BaseException:  # a place that nobody is told of would never be called
             del self._places[descriptor]
             raise
         if self._leader is not None:
